@@ -1,0 +1,55 @@
+"""Reading and preparing off the event loop, never more at once than the pool has workers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+
+from joycap_vllm.images.recipe import Limits, Prepared, Wire, prepare
+
+
+class ImagePool:
+    """A bounded pool of threads; Pillow works outside the interpreter's lock.
+
+    Args:
+        workers: Images prepared at once; None takes one for each core, at most 16.
+        wire: How the prepared picture is encoded.
+        limits: What is refused.
+    """
+
+    def __init__(
+        self, workers: int | None = None, wire: Wire = "jpeg", limits: Limits | None = None
+    ) -> None:
+        self.workers = workers or min(16, os.cpu_count() or 1)
+        self.wire = wire
+        self._limits = limits or Limits()
+        self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="joycap-image")
+
+    async def prepare(self, read: Callable[[], bytes]) -> Prepared:
+        """Calls `read` and prepares what it returns, both in a worker.
+
+        Raises:
+            ImageError: The picture cannot be used.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._threads, lambda: prepare(read(), self.wire, self._limits)
+        )
+
+    def close(self) -> None:
+        """Ends the workers; what has not begun is dropped."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> ImagePool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
