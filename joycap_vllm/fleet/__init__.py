@@ -1,0 +1,26 @@
+"""The endpoints of a job: what they are, how much each can take, where a request goes."""
+
+from joycap_vllm.fleet.answer import Answer, Usage
+from joycap_vllm.fleet.body import request_body
+from joycap_vllm.fleet.endpoint import Abilities, Endpoint
+from joycap_vllm.fleet.fleet import Fleet, FleetOptions, Reply
+from joycap_vllm.fleet.limits import Change, Limit, LimitOptions
+from joycap_vllm.fleet.proof import Proof, prove, prove_endpoint, require
+
+__all__ = [
+    "Abilities",
+    "Answer",
+    "Change",
+    "Endpoint",
+    "Fleet",
+    "FleetOptions",
+    "Limit",
+    "LimitOptions",
+    "Proof",
+    "Reply",
+    "Usage",
+    "prove",
+    "prove_endpoint",
+    "request_body",
+    "require",
+]

@@ -1,0 +1,83 @@
+"""What an endpoint answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from joycap_vllm.errors import TransportError
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one or more requests; `cached` are those of the prompt that the cache served."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt + other.prompt,
+            self.cached + other.cached,
+            self.completion + other.completion,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One chat completion.
+
+    Args:
+        text: The message's content, as it came.
+        finish: `finish_reason`: `stop`, `length`, `repetition`, ...; empty if not given.
+        model: The model's name by the server.
+        usage: Tokens.
+        prompt_token_ids: Ids of the whole prompt, where they were asked for and given.
+    """
+
+    text: str
+    finish: str
+    model: str
+    usage: Usage
+    prompt_token_ids: tuple[int, ...] | None = None
+
+
+def read_answer(content: bytes) -> Answer:
+    """Reads the body of a chat completion.
+
+    Raises:
+        TransportError: The body is none: cut off, not JSON, or of another shape.
+    """
+    try:
+        data: dict[str, Any] = orjson.loads(content)
+        choice = data["choices"][0]
+        text = _text_of(choice["message"].get("content"))
+        ids = data.get("prompt_token_ids")
+        return Answer(
+            text=text,
+            finish=choice.get("finish_reason") or "",
+            model=data.get("model") or "",
+            usage=_usage_of(data.get("usage") or {}),
+            prompt_token_ids=tuple(ids) if ids else None,
+        )
+    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
+        shown = content[:80].decode("utf-8", "replace")
+        raise TransportError(f"the answer is no chat completion: {shown!r}") from error
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(part.get("text") or "" for part in content)
+    return content or ""
+
+
+def _usage_of(data: dict[str, Any]) -> Usage:
+    details = data.get("prompt_tokens_details") or {}
+    return Usage(
+        prompt=data.get("prompt_tokens") or 0,
+        cached=details.get("cached_tokens") or 0,
+        completion=data.get("completion_tokens") or 0,
+    )

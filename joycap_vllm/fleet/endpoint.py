@@ -1,0 +1,268 @@
+"""One endpoint: its address, what it is able to do, and a single request to it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+from openai import (
+    APIConnectionError,
+    APIResponseValidationError,
+    APIStatusError,
+    APITimeoutError,
+    AsyncOpenAI,
+    DefaultAioHttpClient,
+)
+
+from joycap_vllm.errors import (
+    FullError,
+    NoEndpointError,
+    RejectedError,
+    RequestError,
+    TransportError,
+    UnreachableError,
+    UsageError,
+)
+from joycap_vllm.fleet.answer import Answer, read_answer
+
+CONTROL_TIMEOUT = 10.0  # seconds for health, models and metrics
+# Idle connections are closed before the server closes them: uvicorn does so after 5 s by default,
+# and a request sent into a closing connection is lost.
+KEEP_ALIVE = 3.0
+_VLLM_GAUGE = re.compile(r"^vllm:num_requests_(running|waiting)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What an endpoint says of itself.
+
+    Args:
+        model: The name to ask for.
+        vllm: Version of vLLM, such as (0, 32, 0); None for any other server.
+        context: Longest context in tokens, where the server says.
+        metrics: Whether `/metrics` shows vLLM's gauges.
+    """
+
+    model: str
+    vllm: tuple[int, ...] | None = None
+    context: int | None = None
+    metrics: bool = False
+
+
+def normal_url(url: str) -> str:
+    """`host:8000` and `http://host:8000/` both become `http://host:8000/v1`.
+
+    Raises:
+        UsageError: It is no http(s) address.
+    """
+    url = url.strip().rstrip("/")
+    if "://" not in url:
+        url = f"http://{url}"
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"{url!r} is no base URL; one looks like http://127.0.0.1:8000/v1")
+    return url if parts.path else f"{url}/v1"
+
+
+class Endpoint:
+    """One OpenAI-compatible server.
+
+    Args:
+        url: Its base URL.
+        api_key: Its key; None sends a placeholder, as servers without keys expect.
+        connections: Most connections at once.
+    """
+
+    def __init__(self, url: str, *, api_key: str | None = None, connections: int = 1024) -> None:
+        self.url = normal_url(url)
+        self.root = self.url.removesuffix("/v1")
+        self.abilities = Abilities(model="")
+        key = api_key or "none"
+        limits = httpx2.Limits(
+            max_connections=connections,
+            max_keepalive_connections=connections,
+            keepalive_expiry=KEEP_ALIVE,
+        )
+        self._client = AsyncOpenAI(
+            base_url=self.url,
+            api_key=key,
+            max_retries=0,
+            timeout=httpx2.Timeout(None, connect=CONTROL_TIMEOUT),
+            http_client=DefaultAioHttpClient(limits=limits),
+        )
+        self._control = httpx2.AsyncClient(
+            timeout=CONTROL_TIMEOUT,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+        )
+
+    @property
+    def loopback(self) -> bool:
+        """Whether it runs on this machine."""
+        host = urlsplit(self.url).hostname or ""
+        return host in ("localhost", "::1") or host.startswith("127.")
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._client.close()
+        await self._control.aclose()
+
+    async def send(self, body: bytes, deadline: float) -> Answer:
+        """One request, one answer.
+
+        Args:
+            body: The whole JSON body.
+            deadline: Seconds until the connection is closed, which frees the server.
+
+        Raises:
+            RejectedError: The server says the request is wrong.
+            FullError: The server cannot take it now.
+            TransportError: No whole answer came.
+        """
+        try:
+            async with asyncio.timeout(deadline):
+                response = await self._client.post(
+                    "/chat/completions",
+                    cast_to=httpx2.Response,
+                    content=body,
+                    options={"headers": {"Content-Type": "application/json"}},
+                )
+            return read_answer(response.content)
+        except (TimeoutError, APITimeoutError) as error:
+            raise TransportError(f"no answer within {deadline:.0f} s") from error
+        except APIStatusError as error:
+            raise sorted_status(error.response) from error
+        except APIConnectionError as error:
+            raise _sorted_connection(error) from error
+        except (APIResponseValidationError, httpx2.HTTPError, OSError) as error:
+            raise TransportError(f"the answer broke off: {error}") from error
+
+    async def probe(self, model: str | None) -> Abilities:
+        """Asks what the server is, and keeps the answer.
+
+        Args:
+            model: The name to ask for; None takes the first that the server lists.
+
+        Raises:
+            NoEndpointError: It cannot be reached, refuses the key, or serves no such model.
+        """
+        listed = await self._models()
+        names = [row.get("id", "") for row in listed]
+        if model is None and not names:
+            raise NoEndpointError(f"{self.url} lists no model; name one with --model")
+        if model is not None and names and model not in names:
+            raise NoEndpointError(f"{self.url} serves {', '.join(names)}, but not {model}")
+        row = listed[names.index(model) if model in names else 0] if listed else {}
+        metrics = bool(_VLLM_GAUGE.search(await self._text("/metrics")))
+        is_vllm = row.get("owned_by") == "vllm" or metrics
+        self.abilities = Abilities(
+            model=model or names[0],
+            vllm=await self._version() if is_vllm else None,
+            context=row.get("max_model_len"),
+            metrics=metrics,
+        )
+        return self.abilities
+
+    async def healthy(self) -> bool:
+        """Whether the server answers that it is well; servers without `/health` list models."""
+        try:
+            response = await self._control.get(f"{self.root}/health")
+            if response.status_code in (404, 405):
+                response = await self._control.get(f"{self.url}/models")
+        except (httpx2.HTTPError, OSError):
+            return False
+        return response.status_code < 500
+
+    async def load(self) -> tuple[float, float] | None:
+        """Requests running and waiting by vLLM's own count; None where it does not say."""
+        found = _VLLM_GAUGE.findall(await self._text("/metrics"))
+        if not found:
+            return None
+        sums = {"running": 0.0, "waiting": 0.0}
+        for name, value in found:
+            sums[name] += float(value)
+        return sums["running"], sums["waiting"]
+
+    async def post_control(self, path: str, data: dict[str, Any]) -> dict[str, Any] | None:
+        """A control call such as `/detokenize`; None where the server does not know it."""
+        try:
+            response = await self._control.post(f"{self.root}{path}", json=data)
+            answer = response.json() if response.status_code == 200 else None
+        except (httpx2.HTTPError, OSError, ValueError):
+            return None
+        return answer if isinstance(answer, dict) else None
+
+    async def _models(self) -> list[dict[str, Any]]:
+        try:
+            response = await self._control.get(f"{self.url}/models")
+        except (httpx2.HTTPError, OSError) as error:
+            words = str(error) or type(error).__name__
+            raise NoEndpointError(f"{self.url} cannot be reached: {words}") from error
+        if response.status_code in (401, 403):
+            raise NoEndpointError(
+                f"{self.url} refuses the API key; give it in OPENAI_API_KEY or --api-key-file"
+            )
+        if response.status_code in (404, 405, 501):
+            return []
+        if response.status_code != 200:
+            raise NoEndpointError(f"{self.url} answers {message_of(response)}")
+        try:
+            rows = response.json()["data"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise NoEndpointError(f"{self.url} does not speak the OpenAI API") from error
+        return [row for row in rows or [] if isinstance(row, dict)]
+
+    async def _version(self) -> tuple[int, ...]:
+        text = await self._text("/version")
+        return tuple(int(n) for n in re.findall(r"\d+", text)[:3]) or (0,)
+
+    async def _text(self, path: str) -> str:
+        try:
+            response = await self._control.get(f"{self.root}{path}")
+        except (httpx2.HTTPError, OSError):
+            return ""
+        return response.text if response.status_code == 200 else ""
+
+
+def sorted_status(response: httpx2.Response) -> RequestError:
+    """The error of an HTTP status, by what can be done about it."""
+    status, words = response.status_code, message_of(response)
+    if status in (429, 503):
+        return FullError(words, _seconds(response.headers.get("retry-after")))
+    if status in (401, 403, 404):
+        return UnreachableError(words)
+    if status == 501 or (400 <= status < 500 and status not in (408, 409, 425)):
+        return RejectedError(words, status)
+    return TransportError(words)
+
+
+def message_of(response: httpx2.Response) -> str:
+    """The server's words: OpenAI's error object, a bare string, or what else it sent."""
+    try:
+        error = response.json()
+        error = error.get("error", error.get("detail", error))
+        words = error.get("message") if isinstance(error, dict) else error
+    except (ValueError, AttributeError):
+        words = response.text
+    return f"HTTP {response.status_code}: {str(words or 'no reason given').strip()[:500]}"
+
+
+def _sorted_connection(error: APIConnectionError) -> TransportError:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | ConnectionRefusedError):
+            return UnreachableError(f"cannot connect: {cause}")
+        if cause.__cause__ is None:
+            break
+        cause = cause.__cause__
+    return TransportError(f"the connection broke: {cause or error}")
+
+
+def _seconds(header: str | None) -> float | None:
+    try:
+        return max(0.0, float(header)) if header else None
+    except ValueError:
+        return None

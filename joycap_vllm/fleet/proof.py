@@ -1,0 +1,173 @@
+"""The test picture: does an endpoint ask the model exactly what it was trained on?
+
+With a chat template like JoyCaption's published one, vLLM leaves a literal `<image>` line in every
+prompt; nothing fails, answers are just worse. So the prompt that the model really got is looked
+at, where the server shows it, and the answer must at least be words.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+
+import pybase64
+from PIL import Image, ImageDraw
+
+from joycap_vllm.errors import FullError, NoEndpointError, RequestError
+from joycap_vllm.fleet.answer import Answer
+from joycap_vllm.fleet.body import request_body
+from joycap_vllm.fleet.endpoint import Endpoint
+
+IMAGE_TOKENS = 729  # 27 x 27 patches of 14 pixels in 384 x 384
+SYSTEM = "You are a helpful image captioner."
+QUESTION = "Write a detailed description for this image."
+_TRIES = 3
+_DEADLINE = 180.0  # the first request after a start may compile and warm up
+MEND = (
+    "its chat template leaves a literal <image> in the prompt, which makes captions worse: start "
+    "it with `joycap serve`, or give vLLM the template that `joycap serve --dry-run` names, with "
+    "--chat-template-content-format openai"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the test picture showed.
+
+    Args:
+        url: The endpoint.
+        ok: Whether a job may start.
+        problems: What is wrong, in a user's words.
+        model: The model's name.
+        image_tokens: Image tokens in the prompt; None where the server does not show token ids.
+        bos_tokens: How often the prompt's first token stands in it, likewise.
+        literal_image: Whether the text `<image>` stands in the prompt, likewise.
+        answer: What the model said.
+    """
+
+    url: str
+    ok: bool
+    problems: tuple[str, ...]
+    model: str
+    image_tokens: int | None = None
+    bos_tokens: int | None = None
+    literal_image: bool | None = None
+    answer: str = ""
+
+
+@cache
+def test_picture() -> bytes:
+    """A large red circle on white as a PNG data URL."""
+    picture = Image.new("RGB", (384, 384), (245, 245, 243))
+    ImageDraw.Draw(picture).ellipse((102, 102, 282, 282), fill=(215, 35, 40))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return b"data:image/png;base64," + pybase64.b64encode(buffer.getvalue())
+
+
+async def prove(base_url: str, *, model: str | None = None, api_key: str | None = None) -> Proof:
+    """Probes an endpoint and sends it the test picture.
+
+    Raises:
+        NoEndpointError: It cannot be reached, refuses the key, or serves no such model.
+    """
+    endpoint = Endpoint(base_url, api_key=api_key, connections=4)
+    try:
+        await endpoint.probe(model)
+        return await prove_endpoint(endpoint)
+    finally:
+        await endpoint.close()
+
+
+async def prove_endpoint(endpoint: Endpoint) -> Proof:
+    """As `prove`, of an endpoint that was probed already."""
+    name, problems = endpoint.abilities.model, []
+    answer: Answer | None = None
+    for number in range(_TRIES):
+        try:
+            answer = await endpoint.send(_body(endpoint, number), _DEADLINE)
+        except FullError:
+            return Proof(endpoint.url, True, (), name)  # busy with others' work, so alive
+        except RequestError as error:
+            problems = [f"the test picture got no caption: {error}"]
+            continue
+        problems = [] if _is_words(answer.text) else [f"it says only {answer.text[:80]!r}"]
+        if not problems:
+            break
+    if answer is None:
+        return Proof(endpoint.url, False, tuple(problems), name)
+    if answer.prompt_token_ids is None:
+        return Proof(endpoint.url, not problems, tuple(problems), name, answer=answer.text)
+    return await _with_tokens(endpoint, answer, problems)
+
+
+async def _with_tokens(endpoint: Endpoint, answer: Answer, problems: list[str]) -> Proof:
+    ids = answer.prompt_token_ids or ()
+    image_id, image_tokens = _longest_run(ids)
+    bos_tokens = ids.count(ids[0])
+    text = await endpoint.post_control(
+        "/detokenize",
+        {"model": endpoint.abilities.model, "tokens": [i for i in ids if i != image_id]},
+    )
+    literal = None if text is None else "<image>" in str(text.get("prompt", ""))
+    if image_tokens != IMAGE_TOKENS or ids.count(image_id) != IMAGE_TOKENS:
+        problems.append(
+            f"the prompt holds {ids.count(image_id)} image tokens instead of {IMAGE_TOKENS}: "
+            "is this JoyCaption?"
+        )
+    if bos_tokens != 1:
+        problems.append(f"the prompt begins with its first token {bos_tokens} times")
+    if literal:
+        problems.append(MEND)
+    return Proof(
+        url=endpoint.url,
+        ok=not problems,
+        problems=tuple(problems),
+        model=endpoint.abilities.model,
+        image_tokens=image_tokens,
+        bos_tokens=bos_tokens,
+        literal_image=literal,
+        answer=answer.text,
+    )
+
+
+def _body(endpoint: Endpoint, number: int) -> bytes:
+    sampling: dict[str, object] = {"temperature": 0.3 * number, "max_tokens": 64, "seed": number}
+    if endpoint.abilities.vllm is not None:
+        sampling["return_token_ids"] = True
+    return request_body(
+        model=endpoint.abilities.model,
+        system=SYSTEM,
+        text=QUESTION,
+        data_url=test_picture(),
+        sampling=sampling,
+    )
+
+
+def _longest_run(ids: tuple[int, ...]) -> tuple[int, int]:
+    best, run = (ids[0], 1), 1
+    for left, right in pairwise(ids):
+        run = run + 1 if left == right else 1
+        if run > best[1]:
+            best = (right, run)
+    return best
+
+
+def _is_words(text: str) -> bool:
+    words = text.split()
+    if not any(c.isalpha() for c in text):
+        return False
+    return len(words) < 8 or Counter(words).most_common(1)[0][1] < 0.6 * len(words)
+
+
+def require(proofs: list[Proof]) -> None:
+    """Raises NoEndpointError that tells every problem if any endpoint failed its proof."""
+    bad = [proof for proof in proofs if not proof.ok]
+    if bad:
+        lines = [
+            f"{proof.url} did not pass its check: {'; '.join(proof.problems)}" for proof in bad
+        ]
+        raise NoEndpointError("\n".join([*lines, "--no-check starts all the same"]))
