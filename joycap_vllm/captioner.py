@@ -1,0 +1,367 @@
+"""The engine: an image and a prompt in, a judged outcome out.
+
+It joins three rooms: images are prepared, the fleet is asked, answers are judged, and glitches
+are asked again until a caption comes or the attempts are used up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
+
+from joycap_vllm.errors import (
+    ImageError,
+    NoCaptionError,
+    NoEndpointError,
+    RejectedError,
+    TransportError,
+    UnreachableError,
+)
+from joycap_vllm.fleet import (
+    Answer,
+    Endpoint,
+    Fleet,
+    FleetOptions,
+    Proof,
+    Usage,
+    prove_endpoint,
+    request_body,
+    require,
+)
+from joycap_vllm.glitch import Glitch, Next, Tried, best_of, first_request, judge, what_next
+from joycap_vllm.images import ImagePool, Limits, Prepared, Wire
+from joycap_vllm.prompts import Prompt, ask, build_prompt
+
+DEFAULT_URL = "http://127.0.0.1:8000/v1"
+OutcomeKind = Literal["ok", "glitched", "failed"]
+_BROKEN_MOST = 5  # broken requests of one task, while others are answered, that blame the task
+_BROKEN_PAUSE = (0.1, 5.0)  # seconds, doubling
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request of a task: how it was asked and what was wrong with it."""
+
+    glitch: Glitch | None
+    finish: str
+    seed: int
+    temperature: float
+    endpoint: str
+    milliseconds: float
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a task ended.
+
+    Args:
+        outcome: ok, glitched (attempts used up), or failed (no usable image, or refused request).
+        caption: The text; of a glitched task the best there was.
+        glitch: Kind of the caption's glitch.
+        why: The glitch's evidence, or why it failed.
+        attempts: Every request, in order.
+        finish: `finish_reason` of the caption.
+        model: The model's name.
+        usage: Tokens of all attempts together.
+    """
+
+    outcome: OutcomeKind
+    caption: str | None
+    glitch: Glitch | None = None
+    why: str = ""
+    attempts: tuple[Attempt, ...] = ()
+    finish: str = ""
+    model: str = ""
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionerOptions:
+    """How a captioner works.
+
+    Args:
+        model: Name to ask for; None takes what each endpoint lists.
+        api_key: Key for all endpoints.
+        retries: Attempts for each task beyond the first.
+        wire: How pictures are encoded; None takes a lossless form where every endpoint is a vLLM
+            on this machine, else JPEG of quality 95.
+        workers: Pictures prepared at once; None takes one for each core.
+        limits: What is refused unread.
+        check: Whether each endpoint gets a test picture first.
+        fleet: Concurrency, deadline and patience.
+    """
+
+    model: str | None = None
+    api_key: str | None = None
+    retries: int = 4
+    wire: Wire | None = None
+    workers: int | None = None
+    limits: Limits = field(default_factory=Limits)
+    check: bool = True
+    fleet: FleetOptions = field(default_factory=FleetOptions)
+
+
+class Captioner:
+    """Captions images through a fleet of endpoints; use it as an async context manager.
+
+    ```python
+    async with Captioner("http://gpu:8000/v1") as joy:
+        print(await joy.caption("dog.jpg", "straightforward"))
+    ```
+
+    Args:
+        urls: Base URLs of OpenAI-compatible servers.
+        options: How it works.
+
+    Raises:
+        NoEndpointError: On entering: none can be reached, or none passes its check.
+    """
+
+    def __init__(self, *urls: str, options: CaptionerOptions | None = None) -> None:
+        self.options = options or CaptionerOptions()
+        self.notices: list[str] = []
+        self._urls = tuple(dict.fromkeys(urls or (DEFAULT_URL,)))
+        self._fleet: Fleet | None = None
+        self._pool: ImagePool | None = None
+
+    async def __aenter__(self) -> Captioner:
+        endpoints = await self._usable_endpoints()
+        near = all(e.loopback and e.abilities.vllm is not None for e in endpoints)
+        wire = self.options.wire or ("bmp" if near else "jpeg")
+        self._pool = ImagePool(self.options.workers, wire, self.options.limits)
+        self._fleet = Fleet(endpoints, self.options.fleet)
+        await self._fleet.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._fleet is not None:
+            await self._fleet.__aexit__()
+        if self._pool is not None:
+            self._pool.close()
+
+    @property
+    def fleet(self) -> Fleet:
+        """The fleet, while the captioner is open."""
+        if self._fleet is None:
+            raise RuntimeError("use the captioner as an async context manager: async with ...")
+        return self._fleet
+
+    @property
+    def pool(self) -> ImagePool:
+        """The pool that prepares pictures, while the captioner is open."""
+        if self._pool is None:
+            raise RuntimeError("use the captioner as an async context manager: async with ...")
+        return self._pool
+
+    async def caption(self, image: str | Path | bytes, prompt: str | Prompt = "descriptive") -> str:
+        """The caption of one image.
+
+        Args:
+            image: A path, or the bytes of a picture file.
+            prompt: A caption type by name, or a prompt.
+
+        Raises:
+            ImageError: The picture cannot be used.
+            NoCaptionError: All attempts were glitches, or the server refused the request.
+            NoEndpointError: No endpoint can be reached any more.
+        """
+        asked = build_prompt(prompt) if isinstance(prompt, str) else prompt
+        read = (lambda: image) if isinstance(image, bytes) else (lambda: _read(Path(image)))
+        prepared = await self.pool.prepare(read)
+        outcome = await self.outcome(prepared, asked, key=prepared.sha256)
+        if outcome.outcome != "ok" or outcome.caption is None:
+            raise NoCaptionError(f"{outcome.glitch or 'failed'}: {outcome.why}")
+        return outcome.caption
+
+    async def outcome(
+        self, image: Prepared, prompt: Prompt, *, key: str, text: str | None = None
+    ) -> Outcome:
+        """The judged outcome of one task, after as many attempts as it takes.
+
+        Args:
+            image: The prepared picture.
+            prompt: What is asked.
+            key: The image's key; it decides the home endpoint, the seed and a weighted choice.
+            text: The exact text; None fills in the prompt without variables.
+
+        Raises:
+            NoEndpointError: No endpoint can be reached any more.
+        """
+        text = ask(prompt, key, {}) if text is None else text
+        task = _Task(self, image, prompt, key, text)
+        return await task.run()
+
+    async def _usable_endpoints(self) -> list[Endpoint]:
+        fleet = self.options.fleet
+        endpoints = [
+            Endpoint(url, api_key=self.options.api_key, connections=fleet.concurrency or 1024)
+            for url in self._urls
+        ]
+        try:
+            proofs = await asyncio.gather(*(self._proof(endpoint) for endpoint in endpoints))
+            good = [e for e, proof in zip(endpoints, proofs, strict=True) if proof.ok]
+            bad = [proof for proof in proofs if not proof.ok]
+            if not good:
+                require(bad)
+        except BaseException:
+            await asyncio.gather(*(endpoint.close() for endpoint in endpoints))
+            raise
+        for proof in bad:
+            self.notices.append(f"{proof.url} is left out: {'; '.join(proof.problems)}")
+        await asyncio.gather(*(e.close() for e in endpoints if e not in good))
+        return good
+
+    async def _proof(self, endpoint: Endpoint) -> Proof:
+        try:
+            await endpoint.probe(self.options.model)
+        except NoEndpointError as error:
+            return Proof(endpoint.url, False, (str(error),), "")
+        if not self.options.check:
+            return Proof(endpoint.url, True, (), endpoint.abilities.model)
+        return await prove_endpoint(endpoint)
+
+
+class _Task:
+    """One task on its way through its attempts."""
+
+    def __init__(
+        self, captioner: Captioner, image: Prepared, prompt: Prompt, key: str, text: str
+    ) -> None:
+        self._captioner = captioner
+        self._image = image
+        self._prompt = prompt
+        self._key = key
+        self._text = text
+        self._attempts: list[Attempt] = []
+        self._answers: list[Answer] = []
+        self._tried: list[Tried] = []
+        self._whys: list[str] = []
+        self._asked: Next | None = None
+
+    async def run(self) -> Outcome:
+        """Attempts until a caption, a refusal of the request, or the end of all attempts."""
+        retries = self._captioner.options.retries
+        while what_next(self._first(None), self._tried, retries=retries) is not None:
+            try:
+                await self._attempt()
+            except RejectedError as error:
+                self._note_error(error)
+                return self._failed(f"the server refuses the request: {error}")
+            except _BlamedError as error:
+                return self._failed(str(error))
+            if self._tried[-1].glitch is None:
+                return self._ended("ok", -1)
+        return self._ended("glitched", best_of(self._tried))
+
+    async def _attempt(self) -> None:
+        fleet, loop = self._captioner.fleet, asyncio.get_running_loop()
+        began, broken = loop.time(), 0
+        while True:
+            try:
+                reply = await fleet.ask(self._key, self._body, first=bool(self._attempts))
+                break
+            except TransportError as error:
+                self._note_error(error)
+                broken += not isinstance(error, UnreachableError)
+                if broken >= _BROKEN_MOST and fleet.answered_since(began):
+                    raise _BlamedError(
+                        f"the server broke {broken} times on it while it answered others: {error}"
+                    ) from error
+                if loop.time() - began > fleet.options.patience:
+                    raise NoEndpointError(f"no endpoint answers: {error}") from error
+            await asyncio.sleep(min(_BROKEN_PAUSE[0] * 2**broken, _BROKEN_PAUSE[1]))
+        verdict = judge(
+            reply.answer.text,
+            style=self._prompt.style,
+            finish_reason=reply.answer.finish or None,
+            prompt=self._text,
+            words=self._prompt.words,
+        )
+        self._answers.append(reply.answer)
+        self._tried.append(Tried(reply.answer.text, verdict.glitch))
+        self._whys.append(verdict.why)
+        self._note(verdict.glitch, reply.answer.finish, reply.endpoint, reply.milliseconds)
+
+    def _first(self, vllm: tuple[int, ...] | None) -> Next:
+        sampling = self._prompt.sampling
+        return first_request(
+            seed=seed_of(self._key) if sampling.seed is None else sampling.seed,
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            vllm=vllm,
+        )
+
+    def _body(self, endpoint: Endpoint) -> bytes:
+        first = self._first(endpoint.abilities.vllm)
+        asked = what_next(
+            first,
+            self._tried,
+            retries=self._captioner.options.retries,
+            context=endpoint.abilities.context,
+        )
+        self._asked = asked or first
+        system = self._prompt.system if self._asked.system is None else self._asked.system
+        return request_body(
+            model=endpoint.abilities.model,
+            system=system,
+            text=self._text + self._asked.suffix,
+            data_url=self._image.data_url,
+            sampling={
+                "temperature": self._asked.temperature,
+                "max_tokens": self._asked.max_tokens,
+                "seed": self._asked.seed,
+                **self._asked.fields,
+            },
+        )
+
+    def _note(
+        self, glitch: Glitch | None, finish: str, endpoint: str, ms: float, error: str = ""
+    ) -> None:
+        asked = self._asked or self._first(None)
+        self._attempts.append(
+            Attempt(glitch, finish, asked.seed, asked.temperature, endpoint, round(ms, 1), error)
+        )
+
+    def _note_error(self, error: RejectedError | TransportError) -> None:
+        self._note(None, "", error.endpoint, error.milliseconds, str(error))
+
+    def _failed(self, why: str) -> Outcome:
+        return Outcome("failed", None, why=why, attempts=tuple(self._attempts), usage=self._usage())
+
+    def _ended(self, kind: OutcomeKind, index: int) -> Outcome:
+        answer = self._answers[index]
+        return Outcome(
+            outcome=kind,
+            caption=answer.text.strip(),
+            glitch=self._tried[index].glitch,
+            why=self._whys[index],
+            attempts=tuple(self._attempts),
+            finish=answer.finish,
+            model=answer.model,
+            usage=self._usage(),
+        )
+
+    def _usage(self) -> Usage:
+        return sum((answer.usage for answer in self._answers), Usage())
+
+
+class _BlamedError(Exception):
+    """A task breaks a server that answers others."""
+
+
+def seed_of(key: str) -> int:
+    """The first seed for an image: the same in every run, different between images."""
+    return int.from_bytes(blake2b(key.encode("utf-8", "replace"), digest_size=4).digest()) >> 1
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}") from error
