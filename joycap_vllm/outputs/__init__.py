@@ -1,0 +1,16 @@
+"""What users read: sidecars, and rows of JSONL, made from captions that are safe in a journal."""
+
+from joycap_vllm.outputs.files import write_atomically
+from joycap_vllm.outputs.sidecars import SidecarOptions, Sidecars, Target, assign_stems
+from joycap_vllm.outputs.text import Dressing, dress, one_line
+
+__all__ = [
+    "Dressing",
+    "SidecarOptions",
+    "Sidecars",
+    "Target",
+    "assign_stems",
+    "dress",
+    "one_line",
+    "write_atomically",
+]

@@ -1,0 +1,35 @@
+"""The one way in which files are written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+from joycap_vllm.errors import OutputError
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a whole file or nothing: a temporary name in the same folder, sync, rename.
+
+    Raises:
+        OutputError: The disk is full, or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(6)}.joycap-tmp")
+    try:
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fdatasync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror or error}", error.errno
+        ) from error
