@@ -1,0 +1,302 @@
+"""The journal: the append-only record of outcomes, the only truth about what is done.
+
+Each process appends to a file of its own, which it locks, and reads those of all. A record counts
+once it is synced; records are synced in groups, 64 or what came within 100 ms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import re
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+import platformdirs
+
+from joycap_vllm.captioner import Outcome
+from joycap_vllm.errors import OutputError
+from joycap_vllm.images import Prepared
+
+_VERSION = 1
+_GROUP = 64
+_WAIT = 0.1  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A line of a journal as far as resuming needs it; its caption is read when it is wanted."""
+
+    outcome: str
+    fingerprint: str
+    sha256: str | None
+    file: Path
+    offset: int
+    length: int
+
+    def whole(self) -> dict[str, Any]:
+        """The whole line."""
+        with self.file.open("rb") as file:
+            file.seek(self.offset)
+            data: dict[str, Any] = orjson.loads(file.read(self.length))
+        return data
+
+    def caption(self) -> str:
+        """Its caption, perhaps empty."""
+        return self.whole().get("caption") or ""
+
+
+def state_folder(out: Path) -> Path:
+    """Where a job's journal lives: in `out/.joycap`, or in the user's state folder where `out`
+    cannot be written."""
+    inside = out / ".joycap"
+    try:
+        inside.mkdir(parents=True, exist_ok=True)
+        probe = inside / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        name = f"{out.name or 'root'}-{sha256(os.fsencode(out)).hexdigest()[:12]}"
+        return platformdirs.user_state_path("joycap-vllm") / "jobs" / name
+    return inside
+
+
+def make_line(
+    *,
+    key: str,
+    prompt: str,
+    fingerprint: str,
+    outcome: Outcome,
+    image: Prepared | None,
+    asked: str | None,
+    now: float,
+) -> bytes:
+    """The record of one outcome.
+
+    Args:
+        key: The image's key.
+        prompt: The prompt's name.
+        fingerprint: The prompt's fingerprint.
+        outcome: How the task ended.
+        image: The image, if it could be read.
+        asked: The exact text, where it differs from image to image.
+        now: Seconds since 1970.
+    """
+    attempts = [
+        {
+            "glitch": a.glitch,
+            "finish": a.finish,
+            "seed": a.seed,
+            "temperature": a.temperature,
+            "endpoint": a.endpoint,
+            "ms": a.milliseconds,
+            "error": a.error or None,
+        }
+        for a in outcome.attempts
+    ]
+    facts = None
+    if image is not None:
+        facts = {
+            "width": image.width,
+            "height": image.height,
+            "bytes": image.size,
+            "sha256": image.sha256,
+        }
+    record = {
+        "v": _VERSION,
+        "key": key,
+        "prompt": prompt,
+        "fp": fingerprint,
+        "outcome": outcome.outcome,
+        "caption": outcome.caption,
+        "glitch": outcome.glitch,
+        "why": outcome.why,
+        "attempts": attempts,
+        "finish": outcome.finish,
+        "model": outcome.model,
+        "usage": asdict(outcome.usage),
+        "image": facts,
+        "t": now,
+    }
+    if asked is not None:
+        record["asked"] = asked
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def read_file(path: Path) -> Iterator[tuple[dict[str, Any], int, int]]:
+    """Every whole record of one file with its offset and length; damaged lines are passed over."""
+    offset = 0
+    with path.open("rb") as file:
+        for line in file:
+            start, offset = offset, offset + len(line)
+            if not line.endswith(b"\n"):
+                return
+            with contextlib.suppress(orjson.JSONDecodeError):
+                data = orjson.loads(line)
+                if isinstance(data, dict) and "key" in data and "prompt" in data:
+                    yield data, start, len(line)
+
+
+def read_records(folder: Path) -> dict[tuple[str, str], Record]:
+    """The latest record of each task, by key and prompt, over all journals of a folder."""
+    latest: dict[tuple[str, str], Record] = {}
+    times: dict[tuple[str, str], float] = {}
+    for path in sorted(folder.glob("journal-*.jsonl")):
+        for data, offset, length in read_file(path):
+            task = (data["key"], data["prompt"])
+            if data.get("t", 0.0) < times.get(task, 0.0):
+                continue
+            times[task] = data.get("t", 0.0)
+            latest[task] = Record(
+                outcome=data.get("outcome", ""),
+                fingerprint=data.get("fp", ""),
+                sha256=(data.get("image") or {}).get("sha256"),
+                file=path,
+                offset=offset,
+                length=length,
+            )
+    return latest
+
+
+class Journal:
+    """This process's own file; use it as an async context manager.
+
+    Args:
+        folder: The job's state folder; made if it is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file: BinaryIO | None = None
+        self._good = 0
+        self._pending: list[tuple[bytes, asyncio.Future[None]]] = []
+        self._flusher: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="joycap-journal")
+
+    async def __aenter__(self) -> Journal:
+        self._file = _own_file(self.folder)
+        self._good = _cut_torn_tail(self._file)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with contextlib.suppress(OutputError):
+            await self._flush()
+        if self._flusher is not None:
+            self._flusher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._flusher
+        self._thread.shutdown()
+        if self._file is not None:
+            self._file.close()
+
+    async def append(self, line: bytes) -> None:
+        """Adds a record, and returns once it is synced.
+
+        Raises:
+            OutputError: The disk is full or broken; what was synced before is kept.
+        """
+        synced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending.append((line, synced))
+        if len(self._pending) >= _GROUP:
+            self._ready.set()
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.create_task(self._flush_soon())
+        await asyncio.shield(synced)
+
+    async def _flush_soon(self) -> None:
+        while self._pending:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ready.wait(), _WAIT)
+            self._ready.clear()
+            with contextlib.suppress(OutputError):
+                await self._flush()
+
+    async def _flush(self) -> None:
+        group, self._pending = self._pending, []
+        if not group:
+            return
+        data = b"".join(line for line, _ in group)
+        loop = asyncio.get_running_loop()
+        try:
+            await asyncio.shield(loop.run_in_executor(self._thread, self._write, data))
+        except OutputError as error:
+            for _, synced in group:
+                if not synced.done():
+                    synced.set_exception(error)
+                    synced.exception()
+            raise
+        for _, synced in group:
+            if not synced.done():
+                synced.set_result(None)
+
+    def _write(self, data: bytes) -> None:
+        assert self._file is not None  # noqa: S101 - set on entering
+        try:
+            self._file.write(data)
+            self._file.flush()
+            os.fdatasync(self._file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._good)
+                self._file.seek(self._good)
+            raise OutputError(
+                f"the journal {self._file.name} cannot be written: {error.strerror}", error.errno
+            ) from error
+        self._good += len(data)
+
+
+def _own_file(folder: Path) -> BinaryIO:
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40] or "host"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 10_000):
+            path = folder / f"journal-{host}-{number}.jsonl"
+            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                continue
+            return file
+    except OSError as error:
+        raise OutputError(f"no journal can be kept in {folder}: {error.strerror}") from error
+    raise OutputError(f"too many journals in {folder}")
+
+
+def _cut_torn_tail(file: BinaryIO) -> int:
+    """Cuts what follows the last whole line, and returns the length that is left."""
+    size = file.seek(0, os.SEEK_END)
+    end, block = size, 1 << 16
+    while end > 0:
+        start = max(0, end - block)
+        file.seek(start)
+        at = file.read(end - start).rfind(b"\n")
+        if at >= 0:
+            end = start + at + 1
+            break
+        end = start
+    if end < size:
+        file.truncate(end)
+    file.seek(end)
+    return end
+
+
+def others_at_work(folder: Path) -> list[Path]:
+    """Journals of the folder that another process holds open at this moment."""
+    busy = []
+    for path in sorted(folder.glob("journal-*.jsonl")):
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                busy.append(path)
+    return busy

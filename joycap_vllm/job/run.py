@@ -1,0 +1,334 @@
+"""Runs a job: images flow in as the fleet takes them, outcomes flow to the journal, then out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from joycap_vllm.captioner import Captioner, Outcome
+from joycap_vllm.errors import ImageError, JoycapError, OutputError
+from joycap_vllm.images import Prepared
+from joycap_vllm.job.journal import Journal, Record, make_line
+from joycap_vllm.job.plan import Plan, PlannedImage
+from joycap_vllm.job.progress import Progress
+from joycap_vllm.job.settings import JobSettings
+from joycap_vllm.prompts import Prompt, ask, variables_of
+
+_CHUNK = 64  # images taken from the plan at once, off the event loop
+
+
+class Watcher(Protocol):
+    """Whoever shows the progress."""
+
+    def __call__(self, progress: Progress) -> None:
+        """Called several times a second while the job runs, and once at its end."""
+
+
+class Stop:
+    """The way out: once for a clean end, twice for the quick one."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._changed = asyncio.Event()
+
+    def __call__(self) -> None:
+        """Ask to stop."""
+        self.asked += 1
+        self._changed.set()
+
+    async def twice(self) -> None:
+        """Returns when it was asked for a second time."""
+        while self.asked < 2:
+            await self._changed.wait()
+            self._changed.clear()
+
+
+async def run_job(
+    plan: Plan, progress: Progress, *, stop: Stop, watch: Watcher, say: Callable[[str], None]
+) -> None:
+    """Runs what the plan has left to do; `progress` tells all about it afterwards.
+
+    Args:
+        plan: The tasks.
+        progress: Counts, filled in.
+        stop: Asked once, no new image is begun; asked twice, what is in flight is dropped.
+        watch: Shown the progress.
+        say: Told what users should know.
+
+    Raises:
+        NoEndpointError: No endpoint could be reached, at the start or for the whole patience.
+        OutputError: The journal cannot be written; what was synced is kept.
+    """
+    settings = plan.settings
+    async with (
+        Captioner(*settings.urls, options=settings.captioner) as captioner,
+        Journal(settings.state) as journal,
+    ):
+        for notice in captioner.notices:
+            say(notice)
+        job = _Run(plan, progress, captioner, journal, say)
+        ticker = asyncio.create_task(_tick(job, watch))
+        work = asyncio.create_task(job.feed(stop))
+        hurry = asyncio.create_task(stop.twice())
+        try:
+            await asyncio.wait({work, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+        finally:
+            for task in (ticker, hurry):
+                task.cancel()
+            await asyncio.gather(ticker, hurry, return_exceptions=True)
+            watch(progress)
+
+
+async def _tick(job: _Run, watch: Watcher) -> None:
+    while True:
+        job.look()
+        watch(job.progress)
+        await asyncio.sleep(0.25)
+
+
+class _Run:
+    """One run of a job."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        progress: Progress,
+        captioner: Captioner,
+        journal: Journal,
+        say: Callable[[str], None],
+    ) -> None:
+        self.progress = progress
+        self._plan = plan
+        self._settings: JobSettings = plan.settings
+        self._fingerprints = plan.settings.fingerprints()
+        self._captioner = captioner
+        self._journal = journal
+        self._say = say
+        self._active: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Event()
+        self._broken: JoycapError | None = None
+
+    def look(self) -> None:
+        """Brings the progress' picture of the fleet up to date."""
+        fleet = self._captioner.fleet
+        self.progress.in_flight = fleet.in_flight
+        self.progress.capacity = fleet.capacity
+        self.progress.waiting_for = fleet.state
+
+    async def feed(self, stop: Stop) -> None:
+        """Begins images while there is room, until the plan's end or a reason to stop."""
+        images = self._plan.images()
+        try:
+            while not stop.asked and self._broken is None:
+                chunk = await asyncio.to_thread(_take, images)
+                if not chunk:
+                    break
+                for planned in chunk:
+                    await self._wait_for_room(stop)
+                    if stop.asked or self._broken is not None:
+                        break
+                    self._begin(planned)
+            while self._active and self._broken is None:
+                await self._wait_for_one()
+        finally:
+            for task in self._active:
+                task.cancel()
+            await asyncio.gather(*self._active, return_exceptions=True)
+        if self._broken is not None:
+            raise self._broken
+
+    def _begin(self, planned: PlannedImage) -> None:
+        task = asyncio.create_task(self._image(planned))
+        self._active.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._active.discard(task)
+        self._room.set()
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self._broken is None:
+            if not isinstance(error, JoycapError):
+                error = JoycapError(f"this is a fault of joycap itself: {error!r}")
+            self._broken = error
+
+    async def _wait_for_room(self, stop: Stop) -> None:
+        while not stop.asked and self._broken is None:
+            tasks_each = len(self._settings.prompts)
+            ahead = 2 * self._captioner.pool.workers
+            if len(self._active) < self._captioner.fleet.capacity / tasks_each + ahead:
+                return
+            await self._wait_for_one()
+
+    async def _wait_for_one(self) -> None:
+        self._room.clear()
+        await self._room.wait()
+
+    async def _image(self, planned: PlannedImage) -> None:
+        done = dict(planned.done)
+        outcomes: dict[str, Outcome] = {}
+        if planned.todo:
+            outcomes = await self._ask(planned, done)
+        self.progress.images += 1
+        self.progress.add_earlier("ok", planned.skipped)
+        for name, record in done.items():
+            if name not in outcomes:
+                self.progress.add_earlier(record.outcome)
+        for outcome in outcomes.values():
+            self.progress.add(outcome)
+        await self._write(planned, done, outcomes)
+
+    async def _ask(self, planned: PlannedImage, done: dict[str, Record]) -> dict[str, Outcome]:
+        image: Prepared | None = None
+        todo = list(planned.todo)
+        limits = self._captioner.options.limits
+        try:
+            image = await self._captioner.pool.prepare(
+                lambda: planned.image.read(limits.file_bytes)
+            )
+        except ImageError as error:
+            return await self._fail(planned, todo, str(error), done)
+        todo = [p for p in todo if p.name not in done or done[p.name].sha256 != image.sha256]
+        texts = await asyncio.to_thread(self._texts, planned, todo)
+        async with asyncio.TaskGroup() as group:
+            asked = {
+                prompt.name: group.create_task(
+                    self._task(planned, image, prompt, texts[prompt.name])
+                )
+                for prompt in todo
+            }
+        return {name: task.result() for name, task in asked.items()}
+
+    async def _task(
+        self, planned: PlannedImage, image: Prepared, prompt: Prompt, text: str
+    ) -> Outcome:
+        key = planned.image.key
+        outcome = await self._captioner.outcome(image, prompt, key=key, text=text)
+        if outcome.outcome != "ok":
+            self.progress.problems.append(f"{key}: {outcome.glitch or 'failed'}: {outcome.why}")
+        await self._record(planned, prompt, outcome, image, text)
+        return outcome
+
+    async def _fail(
+        self, planned: PlannedImage, todo: list[Prompt], why: str, done: dict[str, Record]
+    ) -> dict[str, Outcome]:
+        outcomes = {}
+        self.progress.problems.append(f"{planned.image.key}: {why}")
+        for prompt in todo:
+            record = done.get(prompt.name)
+            if record is not None and (await asyncio.to_thread(record.whole)).get("why") == why:
+                continue  # it failed so before
+            outcomes[prompt.name] = Outcome("failed", None, why=why)
+            await self._record(planned, prompt, outcomes[prompt.name], None, None)
+        return outcomes
+
+    async def _record(
+        self,
+        planned: PlannedImage,
+        prompt: Prompt,
+        outcome: Outcome,
+        image: Prepared | None,
+        text: str | None,
+    ) -> None:
+        varies = prompt.template or bool(prompt.choices)
+        await self._journal.append(
+            make_line(
+                key=planned.image.key,
+                prompt=prompt.name,
+                fingerprint=self._fingerprints[prompt.name],
+                outcome=outcome,
+                image=image,
+                asked=text if varies else None,
+                now=time.time(),
+            )
+        )
+
+    def _texts(self, planned: PlannedImage, prompts: list[Prompt]) -> dict[str, str]:
+        return {
+            prompt.name: ask(prompt, planned.image.key, self._values(planned, prompt))
+            for prompt in prompts
+        }
+
+    def _values(self, planned: PlannedImage, prompt: Prompt) -> dict[str, str]:
+        if not prompt.template:
+            return {}
+        texts = [prompt.text, *(choice.text for choice in prompt.choices)]
+        wanted = {name for text in texts for name in variables_of(text)}
+        folder, _, name = planned.image.key.rpartition("/")
+        values = {"stem": Path(name).stem, "directory": folder.rpartition("/")[2]}
+        if wanted & {"caption", "tags"}:
+            sidecar = planned.target.files[self._settings.prompts[0].name]
+            values["caption"] = _text_of(sidecar)
+            values["tags"] = _text_of(planned.image.path.with_suffix(".tags")) or values["caption"]
+        return values
+
+    async def _write(
+        self, planned: PlannedImage, done: dict[str, Record], outcomes: dict[str, Outcome]
+    ) -> None:
+        fresh = {
+            name: outcome.caption
+            for name, outcome in outcomes.items()
+            if outcome.caption and _handed_out(self._settings, outcome.outcome)
+        }
+        earlier = {name: record for name, record in done.items() if name not in outcomes}
+        await asyncio.to_thread(_write_captions, self._plan, planned, earlier, fresh, self.progress)
+
+
+def mend_outputs(plan: Plan, progress: Progress) -> None:
+    """Counts a job in which nothing is left to ask, and writes sidecars that are missing.
+
+    Raises:
+        OutputError: The disk is full or broken.
+    """
+    for planned in plan.images():
+        progress.images += 1
+        progress.add_earlier("ok", planned.skipped)
+        for record in planned.done.values():
+            progress.add_earlier(record.outcome)
+        _write_captions(plan, planned, planned.done, {}, progress)
+
+
+def _write_captions(
+    plan: Plan,
+    planned: PlannedImage,
+    earlier: Mapping[str, Record],
+    fresh: Mapping[str, str],
+    progress: Progress,
+) -> None:
+    captions = {
+        name: record.caption()
+        for name, record in earlier.items()
+        if _handed_out(plan.settings, record.outcome)
+    } | dict(fresh)
+    if not captions:
+        return
+    try:
+        plan.sidecars.write(planned.target, captions)
+    except OutputError as error:
+        if error.stops_all:
+            raise
+        progress.unwritten += 1
+        progress.problems.append(str(error))
+
+
+def _handed_out(settings: JobSettings, outcome: str) -> bool:
+    return outcome == "ok" or (outcome == "glitched" and settings.on_glitch == "keep")
+
+
+def _take(images: Iterator[PlannedImage]) -> list[PlannedImage]:
+    return list(itertools.islice(images, _CHUNK))
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

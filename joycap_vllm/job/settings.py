@@ -1,0 +1,128 @@
+"""What a job was asked to do, resolved once; and whether it is the same job as last time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from joycap_vllm.captioner import DEFAULT_URL, CaptionerOptions
+from joycap_vllm.errors import SettingsChangedError, UsageError
+from joycap_vllm.images import RECIPE
+from joycap_vllm.outputs import SidecarOptions, write_atomically
+from joycap_vllm.prompts import Prompt
+from joycap_vllm.sources import Source
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """One job.
+
+    Args:
+        source: The images.
+        prompts: What is asked of each; their names differ.
+        sidecars: Where captions go.
+        state: Folder of the journal.
+        urls: The fleet.
+        captioner: How images are captioned.
+        on_glitch: What becomes of the best text when attempts are used up.
+        shard: This machine's part and the number of parts, from (1, 1).
+        limit: Most images; None takes all.
+        sample: So many images, drawn by their keys; None takes all.
+        accept_changes: Go on with settings that differ from the journal's.
+    """
+
+    source: Source
+    prompts: tuple[Prompt, ...]
+    sidecars: SidecarOptions
+    state: Path
+    urls: tuple[str, ...] = (DEFAULT_URL,)
+    captioner: CaptionerOptions = field(default_factory=CaptionerOptions)
+    on_glitch: Literal["skip", "keep"] = "skip"
+    shard: tuple[int, int] = (1, 1)
+    limit: int | None = None
+    sample: int | None = None
+    accept_changes: bool = False
+
+    def __post_init__(self) -> None:
+        names = [prompt.name for prompt in self.prompts]
+        if len(set(names)) != len(names):
+            raise UsageError(f"each caption type can be asked for once, not {', '.join(names)}")
+        part, parts = self.shard
+        if not 1 <= part <= parts:
+            raise UsageError(f"a shard is I/N with I from 1 to N, not {part}/{parts}")
+
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprint of each prompt, by name."""
+        return {prompt.name: prompt.fingerprint(RECIPE) for prompt in self.prompts}
+
+    def lasting(self) -> dict[str, Any]:
+        """The settings that all runs of one job must share, as plain data."""
+        options = self.sidecars
+        data = {
+            "recipe": RECIPE,
+            "prompts": {prompt.name: _lasting_prompt(prompt) for prompt in self.prompts},
+            "sidecars": {
+                "extension": options.extension,
+                "out": str(options.out) if options.out else None,
+                "together": options.together,
+                **asdict(options.dressing),
+            },
+        }
+        plain: dict[str, Any] = orjson.loads(orjson.dumps(data))
+        return plain
+
+
+def _lasting_prompt(prompt: Prompt) -> dict[str, Any]:
+    data = asdict(prompt)
+    for derived in ("name", "style", "words", "template"):
+        del data[derived]
+    return data
+
+
+def check_settings(settings: JobSettings) -> None:
+    """Compares with `job.json` of the last run, and writes it where there is none.
+
+    Raises:
+        SettingsChangedError: Something differs and was not accepted; the text tells what.
+        OutputError: The file cannot be written.
+    """
+    path = settings.state / "job.json"
+    new = settings.lasting()
+    try:
+        old = orjson.loads(path.read_bytes())["settings"]
+    except FileNotFoundError:
+        old = None
+    except (orjson.JSONDecodeError, KeyError, TypeError, OSError) as error:
+        old = None if settings.accept_changes else {"job.json": f"unreadable ({error})"}
+    if old == new:
+        return
+    if old is not None and not settings.accept_changes:
+        differences = "\n".join(f"  {line}" for line in _differences(old, new, ""))
+        raise SettingsChangedError(
+            f"the journal in {settings.state} was made with other settings:\n{differences}\n"
+            "Run with the old settings, or accept the new ones with --accept-changes (what is "
+            "captioned already stays unless --existing overwrite is given)."
+        )
+    data = orjson.dumps({"v": _VERSION, "settings": new}, option=orjson.OPT_INDENT_2)
+    write_atomically(path, data + b"\n")
+
+
+def _differences(old: Any, new: Any, where: str) -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in dict.fromkeys([*old, *new]):
+            inner = f"{where}.{name}" if where else name
+            yield from _differences(old.get(name), new.get(name), inner)
+    elif old != new:
+        yield f"{where}: {_shown(old)} -> {_shown(new)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "there"
+    return "not there" if value is None else repr(value)
