@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import httpx2
 from openai import (
     APIConnectionError,
     APIResponseValidationError,
     APIStatusError,
-    APITimeoutError,
     AsyncOpenAI,
     DefaultAioHttpClient,
 )
@@ -131,7 +131,7 @@ class Endpoint:
                     options={"headers": {"Content-Type": "application/json"}},
                 )
             return read_answer(response.content)
-        except (TimeoutError, APITimeoutError) as error:
+        except TimeoutError as error:
             raise TransportError(f"no answer within {deadline:.0f} s") from error
         except APIStatusError as error:
             raise sorted_status(error.response) from error
@@ -251,14 +251,12 @@ def message_of(response: httpx2.Response) -> str:
 
 
 def _sorted_connection(error: APIConnectionError) -> TransportError:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | ConnectionRefusedError):
-            return UnreachableError(f"cannot connect: {cause}")
-        if cause.__cause__ is None:
-            break
+    cause: BaseException = error
+    while cause.__cause__ is not None and not isinstance(cause, aiohttp.ClientConnectorError):
         cause = cause.__cause__
-    return TransportError(f"the connection broke: {cause or error}")
+    if isinstance(cause, aiohttp.ClientConnectorError):
+        return UnreachableError(f"cannot connect: {cause}")
+    return TransportError(f"the connection broke: {cause}")
 
 
 def _seconds(header: str | None) -> float | None:

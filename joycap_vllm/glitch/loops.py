@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-_WORD = re.compile(r"\w+|[^\w\s]")
+_WORD = re.compile(r"\w+|([^\w\s])\1*")  # a ruled line is one word
 _CHARACTER = re.compile(r"([^\s\-=_.*~#])\1{15,}")
 _RULER = re.compile(r"([\-=_.*~#])\1{79,}")
 _GRAM = 3
@@ -21,7 +21,7 @@ def find_loop(text: str) -> str:
     found = _CHARACTER.search(text) or _RULER.search(text)
     if found:
         return f"{found.group(1)!r} stands {len(found.group())} times in a row"
-    tokens = [token.lower() for token in _WORD.findall(text)]
+    tokens = [found.group().lower() for found in _WORD.finditer(text)]
     return _exact(tokens) or _whole_twice(tokens) or _repeated_items(text) or _drifting(tokens)
 
 

@@ -156,9 +156,7 @@ class _Run:
         self._room.set()
         error = None if task.cancelled() else task.exception()
         if error is not None and self._broken is None:
-            if not isinstance(error, JoycapError):
-                error = JoycapError(f"this is a fault of joycap itself: {error!r}")
-            self._broken = error
+            self._broken = _first_cause(error)
 
     async def _wait_for_room(self, stop: Stop) -> None:
         while not stop.asked and self._broken is None:
@@ -321,6 +319,14 @@ def _write_captions(
 
 def _handed_out(settings: JobSettings, outcome: str) -> bool:
     return outcome == "ok" or (outcome == "glitched" and settings.on_glitch == "keep")
+
+
+def _first_cause(error: BaseException) -> JoycapError:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, JoycapError):
+        return error
+    return JoycapError(f"this is a fault of joycap itself: {error!r}")
 
 
 def _take(images: Iterator[PlannedImage]) -> list[PlannedImage]:

@@ -1,0 +1,171 @@
+"""One request: its bytes, its answer, and its errors sorted by what can be done about them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from joycap_vllm.errors import (
+    FullError,
+    NoEndpointError,
+    RejectedError,
+    TransportError,
+    UnreachableError,
+    UsageError,
+)
+from joycap_vllm.fleet import Endpoint, request_body
+from joycap_vllm.fleet.endpoint import normal_url
+from joycap_vllm.fleet.proof import test_picture as the_picture
+
+from fault_server import Asked, FaultServer, Reaction, fail, say, serving
+
+
+def body(text: str = "Describe.", system: str = "Be helpful.") -> bytes:
+    return request_body(
+        model="m", system=system, text=text, data_url=the_picture(), sampling={"seed": 1}
+    )
+
+
+@given(st.text(), st.text())
+def test_the_spliced_body_is_the_json_that_an_encoder_would_make(text: str, system: str) -> None:
+    user = {
+        "role": "user",
+        "content": [
+            {"type": "image_url", "image_url": {"url": the_picture().decode()}},
+            {"type": "text", "text": text},
+        ],
+    }
+    messages = [{"role": "system", "content": system}, user] if system else [user]
+    expected = {"model": "m", "messages": messages, "stream": False, "seed": 1}
+
+    assert json.loads(body(text, system)) == expected
+
+
+async def test_an_answer_comes_with_its_finish_reason_and_tokens(server: FaultServer) -> None:
+    endpoint = Endpoint(server.url)
+    answer = await endpoint.send(body(), 10)
+    await endpoint.close()
+
+    assert answer.text.startswith("A plain picture")
+    assert (answer.finish, answer.model, answer.usage.prompt) == ("stop", "fault", 800)
+
+
+@pytest.mark.parametrize(
+    ("reaction", "error", "words"),
+    [
+        (fail(400, "bad image"), RejectedError, "bad image"),
+        (fail(422, "odd"), RejectedError, "odd"),
+        (fail(501), RejectedError, "501"),
+        (fail(429), FullError, "429"),
+        (fail(503), FullError, "503"),
+        (fail(500), TransportError, "500"),
+        (fail(502), TransportError, "502"),
+        (fail(401, "no key"), UnreachableError, "no key"),
+        (fail(404, "no such model"), UnreachableError, "no such model"),
+        (Reaction(reset=True), TransportError, "broke"),
+        (Reaction(text="half", half=True), TransportError, "broke"),
+        (Reaction(garbage=b"<html>hello"), TransportError, "no chat completion"),
+        (Reaction(garbage=b'{"choices": []}'), TransportError, "no chat completion"),
+        (Reaction(garbage=b"[1]"), TransportError, "no chat completion"),
+        (Reaction(hang=True), TransportError, "no answer within"),
+    ],
+)
+async def test_every_failure_is_sorted_by_what_can_be_done(
+    reaction: Reaction, error: type[Exception], words: str
+) -> None:
+    with serving(lambda _: reaction) as server:
+        endpoint = Endpoint(server.url)
+        with pytest.raises(error, match=words):
+            await endpoint.send(body(), 0.5)
+        await endpoint.close()
+
+
+async def test_a_full_server_may_say_for_how_long() -> None:
+    with serving(lambda _: fail(503, retry_after="7")) as server:
+        endpoint = Endpoint(server.url)
+        with pytest.raises(FullError) as caught:
+            await endpoint.send(body(), 5)
+        await endpoint.close()
+
+    assert caught.value.retry_after == 7
+
+
+async def test_a_refused_connection_is_unreachable() -> None:
+    with serving() as server:
+        url = server.url
+    endpoint = Endpoint(url)
+    with pytest.raises(UnreachableError, match="cannot connect"):
+        await endpoint.send(body(), 5)
+    with pytest.raises(NoEndpointError, match="cannot be reached"):
+        await endpoint.probe(None)
+    assert not await endpoint.healthy()
+    await endpoint.close()
+
+
+async def test_a_null_answer_is_an_empty_text() -> None:
+    answer = {"choices": [{"message": {"content": None}, "finish_reason": None}]}
+    with serving(lambda _: Reaction(garbage=json.dumps(answer).encode())) as server:
+        endpoint = Endpoint(server.url)
+        got = await endpoint.send(body(), 5)
+        await endpoint.close()
+
+    assert (got.text, got.finish) == ("", "")
+
+
+async def test_a_plain_server_gets_no_fields_of_vllm(server: FaultServer) -> None:
+    endpoint = Endpoint(server.url)
+    abilities = await endpoint.probe(None)
+    await endpoint.close()
+
+    assert (abilities.model, abilities.vllm, abilities.metrics) == ("fault", None, False)
+
+
+async def test_a_model_that_is_not_served_is_named(server: FaultServer) -> None:
+    endpoint = Endpoint(server.url)
+    with pytest.raises(NoEndpointError, match="serves fault, but not other"):
+        await endpoint.probe("other")
+    await endpoint.close()
+
+
+async def test_load_is_what_vllms_metrics_say(server: FaultServer) -> None:
+    endpoint = Endpoint(server.url)
+    assert await endpoint.load() is None
+    server.gauges = (5, 9)
+
+    assert await endpoint.load() == (5, 9)
+    await endpoint.close()
+
+
+async def test_more_than_a_hundred_requests_are_in_flight_at_once() -> None:
+    import asyncio
+
+    def slow(asked: Asked) -> Reaction:
+        return say("ok then", delay=1.0)
+
+    with serving(slow) as server:
+        endpoint = Endpoint(server.url, connections=300)
+        await asyncio.gather(*(endpoint.send(body(), 30) for _ in range(250)))
+        await endpoint.close()
+
+    assert server.peak > 200
+
+
+@pytest.mark.parametrize(
+    ("given_url", "url"),
+    [
+        ("http://gpu:8000/v1", "http://gpu:8000/v1"),
+        ("http://gpu:8000/", "http://gpu:8000/v1"),
+        ("gpu:8000", "http://gpu:8000/v1"),
+        ("https://api.example.com/openai/v1/", "https://api.example.com/openai/v1"),
+    ],
+)
+def test_urls_may_be_written_short(given_url: str, url: str) -> None:
+    assert normal_url(given_url) == url
+
+
+def test_what_is_no_url_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="base URL"):
+        normal_url("ftp://gpu:21")

@@ -1,0 +1,168 @@
+"""The journal: what was synced is there, whatever happened to the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from joycap_vllm.captioner import Attempt, Outcome
+from joycap_vllm.errors import OutputError
+from joycap_vllm.fleet import Usage
+from joycap_vllm.images import Prepared
+from joycap_vllm.job import Journal, read_records, state_folder
+from joycap_vllm.job.journal import make_line, others_at_work
+
+IMAGE = Prepared(b"data:,", 640, 480, 1234, "ab" * 32)
+
+
+def line(key: str, caption: str = "A dog.", at: float = 1.0) -> bytes:
+    outcome = Outcome(
+        outcome="ok",
+        caption=caption,
+        attempts=(Attempt(None, "stop", 7, 0.6, "http://x/v1", 12.3),),
+        finish="stop",
+        model="m",
+        usage=Usage(800, 640, 20),
+    )
+    return make_line(
+        key=key, prompt="d", fingerprint="f" * 16, outcome=outcome, image=IMAGE, asked=None, now=at
+    )
+
+
+async def write(folder: Path, *lines: bytes) -> None:
+    async with Journal(folder) as journal:
+        await asyncio.gather(*(journal.append(one) for one in lines))
+
+
+def test_a_record_holds_what_the_contract_says() -> None:
+    assert orjson.loads(line("a/b.jpg")) == {
+        "v": 1,
+        "key": "a/b.jpg",
+        "prompt": "d",
+        "fp": "f" * 16,
+        "outcome": "ok",
+        "caption": "A dog.",
+        "glitch": None,
+        "why": "",
+        "attempts": [
+            {
+                "glitch": None,
+                "finish": "stop",
+                "seed": 7,
+                "temperature": 0.6,
+                "endpoint": "http://x/v1",
+                "ms": 12.3,
+                "error": None,
+            }
+        ],
+        "finish": "stop",
+        "model": "m",
+        "usage": {"prompt": 800, "cached": 640, "completion": 20},
+        "image": {"width": 640, "height": 480, "bytes": 1234, "sha256": "ab" * 32},
+        "t": 1.0,
+    }
+
+
+async def test_appended_records_are_on_disk_when_append_returns(tmp_path: Path) -> None:
+    async with Journal(tmp_path) as journal:
+        await journal.append(line("a"))
+
+        assert set(read_records(tmp_path)) == {("a", "d")}
+
+
+async def test_many_records_are_synced_in_few_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs: list[int] = []
+    really = os.fdatasync
+
+    def counted(fd: int) -> None:
+        syncs.append(fd)
+        really(fd)
+
+    monkeypatch.setattr(os, "fdatasync", counted)
+    await write(tmp_path, *(line(str(n)) for n in range(640)))
+
+    assert len(read_records(tmp_path)) == 640
+    assert len(syncs) <= 12
+
+
+async def test_of_a_task_recorded_twice_the_later_record_counts(tmp_path: Path) -> None:
+    await write(tmp_path, line("a", "old", 1.0), line("a", "new", 2.0))
+
+    assert read_records(tmp_path)["a", "d"].caption() == "new"
+
+
+async def test_every_process_has_its_own_file_and_reads_all(tmp_path: Path) -> None:
+    async with Journal(tmp_path) as one, Journal(tmp_path) as two:
+        await asyncio.gather(one.append(line("a")), two.append(line("b")))
+        assert len(others_at_work(tmp_path)) == 2
+
+    assert len(list(tmp_path.glob("journal-*.jsonl"))) == 2
+    assert set(read_records(tmp_path)) == {("a", "d"), ("b", "d")}
+    assert others_at_work(tmp_path) == []
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data())
+def test_cut_at_any_byte_the_whole_records_stay_and_new_ones_follow(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("torn")
+    lines = [line(key, f"caption \u2028 \n of {key}") for key in ("a", "b", "ü")]
+    asyncio.run(write(folder, *lines))
+    (path,) = folder.glob("journal-*.jsonl")
+    whole = path.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:cut])
+    kept = whole[:cut].count(b"\n")
+    assert len(read_records(folder)) == kept
+    asyncio.run(write(folder, line("new")))
+
+    assert len(read_records(folder)) == kept + 1
+    assert all(orjson.loads(row) for row in path.read_bytes().splitlines())
+
+
+async def test_a_damaged_line_is_passed_over(tmp_path: Path) -> None:
+    await write(tmp_path, line("a"), line("b"))
+    (path,) = tmp_path.glob("journal-*.jsonl")
+    path.write_bytes(b"\0" * 20 + b"\n" + path.read_bytes())
+
+    assert set(read_records(tmp_path)) == {("a", "d"), ("b", "d")}
+    assert read_records(tmp_path)["b", "d"].caption() == "A dog."
+
+
+async def test_a_full_disk_raises_and_keeps_what_was_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Journal(tmp_path) as journal:
+        await journal.append(line("a"))
+
+        def full(fd: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fdatasync", full)
+        with pytest.raises(OutputError, match="No space") as caught:
+            await journal.append(line("b"))
+        monkeypatch.undo()
+        await journal.append(line("c"))
+
+    assert caught.value.stops_all
+    assert set(read_records(tmp_path)) == {("a", "d"), ("c", "d")}
+
+
+def test_the_journal_lives_beside_the_images_or_in_the_state_folder(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+
+    assert state_folder(tmp_path) == tmp_path / ".joycap"
+    assert state_folder(blocked).is_relative_to(tmp_path / "state")

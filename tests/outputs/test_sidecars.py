@@ -1,0 +1,165 @@
+"""Sidecars: whose is whose, and what stands in them."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from joycap_vllm.errors import OutputError
+from joycap_vllm.outputs import (
+    Dressing,
+    SidecarOptions,
+    Sidecars,
+    assign_stems,
+    dress,
+    one_line,
+    write_atomically,
+)
+
+names = st.lists(
+    st.from_regex(r"[ab.]{0,3}[ab]\.(jpg|png|txt\.jpg|jpg\.png)", fullmatch=True),
+    unique=True,
+    max_size=12,
+)
+
+
+def sidecars(root: Path, *prompts: str, **options: object) -> Sidecars:
+    return Sidecars(SidecarOptions(prompts=prompts, root=root, **options))  # type: ignore[arg-type]
+
+
+def test_the_first_by_name_keeps_the_plain_stem() -> None:
+    assert assign_stems(["a.png", "a.jpg", "b.png"], [".txt"]) == {
+        "a.jpg": "a",
+        "a.png": "a.png",
+        "b.png": "b",
+    }
+
+
+@given(names, st.sampled_from([[".txt"], [".txt", ".b.txt"], [".caption", ".a.caption"]]))
+def test_no_two_images_ever_share_a_sidecar(files: list[str], endings: list[str]) -> None:
+    stems = assign_stems(files, endings)
+    all_sidecars = [stem + ending for stem in stems.values() for ending in endings]
+
+    assert len(all_sidecars) == len(set(all_sidecars))
+    assert set(stems) == set(files)
+
+
+@given(names)
+def test_whose_sidecar_is_whose_does_not_hang_on_the_order(files: list[str]) -> None:
+    assert assign_stems(files, [".txt"]) == assign_stems(files[::-1], [".txt"])
+
+
+def test_several_types_have_a_file_each(tmp_path: Path) -> None:
+    made = sidecars(tmp_path, "descriptive", "booru")
+    targets, renamed = made.targets(tmp_path, ["a.jpg"])
+    made.write(targets["a.jpg"], {"descriptive": "A dog.", "booru": "dog, sofa"})
+
+    assert renamed == []
+    assert (tmp_path / "a.txt").read_text() == "A dog."
+    assert (tmp_path / "a.booru.txt").read_text() == "dog, sofa"
+
+
+def test_dual_puts_tags_on_line_one_and_prose_on_line_two_when_both_are_there(
+    tmp_path: Path,
+) -> None:
+    made = sidecars(tmp_path, "booru", "prose", together=True)
+    target = made.targets(tmp_path, ["a.jpg"])[0]["a.jpg"]
+    made.write(target, {"booru": "dog, sofa"})
+    assert not (tmp_path / "a.txt").exists()
+    made.write(target, {"booru": "dog, sofa", "prose": "A dog\nsleeps."})
+
+    assert (tmp_path / "a.txt").read_text() == "dog, sofa\nA dog sleeps."
+
+
+def test_an_out_folder_mirrors_the_tree(tmp_path: Path) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    made = sidecars(root, "d", out=out, extension=".caption")
+    made.write(made.targets(root / "x" / "y", ["a.jpg"])[0]["a.jpg"], {"d": "A dog."})
+
+    assert (out / "x" / "y" / "a.caption").read_text() == "A dog."
+
+
+@pytest.mark.parametrize(
+    ("existing", "tags", "expected"),
+    [
+        ("overwrite", False, "A dog."),
+        ("append", False, "Old text. A dog."),
+        ("prepend", False, "A dog. Old text"),
+        ("append", True, "Old text, A dog."),
+    ],
+)
+def test_an_existing_sidecar_is_treated_as_asked_and_only_once(
+    tmp_path: Path, existing: str, tags: bool, expected: str
+) -> None:
+    (tmp_path / "a.txt").write_text("Old text\n")
+    tagged = frozenset({"d"}) if tags else frozenset()
+    made = sidecars(tmp_path, "d", existing=existing, tag_prompts=tagged)
+    target = made.targets(tmp_path, ["a.jpg"])[0]["a.jpg"]
+    for _ in range(3):
+        made.write(target, {"d": "A dog."})
+
+    assert (tmp_path / "a.txt").read_text() == expected
+
+
+def test_an_empty_sidecar_is_not_filled_and_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n")
+    made = sidecars(tmp_path, "d")
+    target = made.targets(tmp_path, ["a.jpg"])[0]["a.jpg"]
+    assert not target.filled("d")
+    made.write(target, {"d": "A dog."})
+
+    assert target.filled("d")
+
+
+def test_nothing_empty_is_ever_written(tmp_path: Path) -> None:
+    made = sidecars(tmp_path, "d")
+    made.write(made.targets(tmp_path, ["a.jpg"])[0]["a.jpg"], {"d": " \n "})
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.text())
+def test_a_caption_is_always_one_line(text: str) -> None:
+    line = one_line(text)
+
+    assert len(line.splitlines()) <= 1 or not set(line) & set("\n\r\v\f\x85\u2028\u2029")
+    assert line == line.strip()
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("A dog.", "ohwx, A dog."),
+        ("An OHWX dog.", "An OHWX dog."),
+        ("An ohwxy dog.", "ohwx, An ohwxy dog."),
+    ],
+)
+def test_the_trigger_is_put_first_only_where_it_is_missing(caption: str, expected: str) -> None:
+    assert dress(caption, Dressing(trigger="ohwx")) == expected
+
+
+def test_prefix_and_suffix_stand_around_the_caption() -> None:
+    assert dress("a dog", Dressing(prefix="photo of ", suffix=", 4k")) == "photo of a dog, 4k"
+
+
+def test_a_file_is_written_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a.txt", b"one")
+    write_atomically(tmp_path / "a.txt", b"two")
+
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a.txt", b"two")]
+
+
+def test_a_name_that_is_too_long_is_an_error_for_this_file_only(tmp_path: Path) -> None:
+    with pytest.raises(OutputError) as caught:
+        write_atomically(tmp_path / ("x" * 300), b"one")
+
+    assert not caught.value.stops_all
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_stops_all() -> None:
+    assert OutputError("full", errno.ENOSPC).stops_all

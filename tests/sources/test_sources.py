@@ -1,0 +1,117 @@
+"""Where images come from: folders, files, globs, lists."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from joycap_vllm.errors import ImageError, UsageError
+from joycap_vllm.sources import open_source
+
+AWKWARD = ["with space.jpg", "ünï.png", "-dash.jpg", "new\nline.webp", "UPPER.JPG", "quote'\".png"]
+
+
+def keys(*inputs: str | Path) -> list[str]:
+    source = open_source([str(i) for i in inputs])
+    return [image.key for folder in source.folders() for image in folder.images]
+
+
+def make(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def test_a_folder_is_walked_in_a_stable_order(tmp_path: Path) -> None:
+    make(tmp_path, "b.jpg", "a.png", "sub/c.webp", "sub/deep/d.gif", "note.md", "a.txt")
+
+    assert keys(tmp_path) == ["a.png", "b.jpg", "sub/c.webp", "sub/deep/d.gif"]
+    assert keys(tmp_path) == keys(tmp_path)
+
+
+def test_awkward_names_are_taken_as_they_are(tmp_path: Path) -> None:
+    make(tmp_path, *AWKWARD)
+
+    assert sorted(keys(tmp_path)) == sorted(AWKWARD)
+
+
+def test_a_name_that_is_no_unicode_gets_a_key_and_can_be_read(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.jpg"))
+    path.write_bytes(b"data")
+    source = open_source([str(tmp_path)])
+    (image,) = next(source.folders()).images
+
+    assert image.key == "bad\\xff.jpg"
+    assert image.read() == b"data"
+
+
+def test_dot_folders_and_masks_are_left_out(tmp_path: Path) -> None:
+    make(
+        tmp_path, "a.jpg", ".hidden.jpg", ".git/b.jpg", "_controls/c.jpg", "a-masklabel.png",
+        "a-condlabel.png",
+    )  # fmt: skip
+
+    assert keys(tmp_path) == ["a.jpg"]
+
+
+def test_links_in_a_circle_are_cut(tmp_path: Path) -> None:
+    make(tmp_path, "sub/a.jpg")
+    (tmp_path / "sub" / "round").symlink_to(tmp_path, target_is_directory=True)
+
+    assert keys(tmp_path) == ["sub/a.jpg"]
+
+
+def test_single_files_are_relative_to_their_folder(tmp_path: Path) -> None:
+    make(tmp_path, "x/a.jpg", "y/b.jpg")
+
+    assert keys(tmp_path / "x" / "a.jpg") == ["a.jpg"]
+    assert keys(tmp_path / "x", tmp_path / "y" / "b.jpg") == ["y/b.jpg", "x/a.jpg"]
+
+
+def test_an_input_that_is_given_twice_counts_once(tmp_path: Path) -> None:
+    make(tmp_path, "x/a.jpg")
+
+    assert keys(tmp_path, tmp_path / "x", tmp_path / "x" / "a.jpg") == ["x/a.jpg"]
+
+
+def test_a_glob_takes_what_matches(tmp_path: Path) -> None:
+    make(tmp_path, "a1.jpg", "a2.png", "b.jpg", "sub/a3.jpg", "a.txt")
+
+    assert keys(tmp_path / "a*") == ["a1.jpg", "a2.png"]
+    assert keys(tmp_path / "**" / "*.jpg") == ["a1.jpg", "b.jpg", "sub/a3.jpg"]
+
+
+def test_a_list_is_relative_to_its_own_folder(tmp_path: Path) -> None:
+    make(tmp_path, "sub/a.jpg", "b.jpg")
+    listed = tmp_path / "list.txt"
+    listed.write_text("sub/a.jpg\n# a comment\n\nb.jpg\n", encoding="utf-8")
+
+    assert sorted(keys(listed)) == ["b.jpg", "sub/a.jpg"]
+
+
+@pytest.mark.parametrize("missing", ["nothing-here", "*.nothing"])
+def test_what_is_not_there_is_a_usage_error(tmp_path: Path, missing: str) -> None:
+    with pytest.raises(UsageError, match="nothing"):
+        open_source([str(tmp_path / missing)])
+
+
+def test_a_file_that_vanished_fails_with_a_reason(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg")
+    (image,) = next(open_source([str(tmp_path)]).folders()).images
+    image.path.unlink()
+
+    with pytest.raises(ImageError, match="No such file"):
+        image.read()
+
+
+def test_a_file_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg")
+    (image,) = next(open_source([str(tmp_path)]).folders()).images
+    with image.path.open("r+b") as file:
+        file.truncate(3_000_000)
+
+    with pytest.raises(ImageError, match="3 MB"):
+        image.read(most=2_000_000)
