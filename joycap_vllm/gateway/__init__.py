@@ -1,0 +1,8 @@
+"""The proxy: JoyCaption for every tool that speaks the OpenAI API, without its glitches.
+
+Stands on the captioner. Starlette and uvicorn (the extra `web`) are imported when it serves.
+"""
+
+from joycap_vllm.gateway.serve import GatewayOptions, serve_gateway
+
+__all__ = ["GatewayOptions", "serve_gateway"]

@@ -1,0 +1,153 @@
+"""A real gateway on a free port, in front of a server that answers what a test tells it to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pybase64
+import pytest
+import uvicorn
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from joycap_vllm import Captioner, CaptionerOptions
+from joycap_vllm.fleet import FleetOptions
+from joycap_vllm.gateway.app import make_app
+
+CAPTION = "A red circle lies in the middle of a plain white ground."
+
+
+@dataclass
+class Upstream:
+    """A server that plays a script: each request takes the next answer, then captions follow.
+
+    An answer is a text, a pair of text and `finish_reason`, or a status to fail with.
+    """
+
+    script: deque[str | tuple[str, str] | int] = field(default_factory=deque)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    hold: asyncio.Event | None = None
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/v1/models", self._models),
+                Route("/health", self._health),
+                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            ]
+        )
+
+    async def _models(self, _: Request) -> JSONResponse:
+        return JSONResponse({"object": "list", "data": [{"id": "stub", "object": "model"}]})
+
+    async def _health(self, _: Request) -> JSONResponse:
+        return JSONResponse({})
+
+    async def _chat(self, request: Request) -> JSONResponse:
+        self.bodies.append(orjson.loads(await request.body()))
+        self.arrived.set()
+        if self.hold is not None:
+            gone = asyncio.create_task(_gone(request))
+            held = asyncio.create_task(self.hold.wait())
+            await asyncio.wait((gone, held), return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                self.left.set()
+            gone.cancel()
+            held.cancel()
+        answer = self.script.popleft() if self.script else CAPTION
+        if isinstance(answer, int):
+            return JSONResponse({"error": {"message": "as told"}}, answer)
+        text, finish = (answer, "stop") if isinstance(answer, str) else answer
+        message = {"role": "assistant", "content": text}
+        return JSONResponse(
+            {
+                "model": "stub",
+                "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+                "usage": {"prompt_tokens": 800, "completion_tokens": 20},
+            }
+        )
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Starlette) -> AsyncIterator[str]:
+    """Serves an application on a free port; yields its address."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, lifespan="off", log_level="critical", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+@pytest.fixture
+def serve() -> Callable[[Starlette], contextlib.AbstractAsyncContextManager[str]]:
+    return serving
+
+
+@pytest.fixture
+async def upstream() -> Upstream:
+    return Upstream()
+
+
+@pytest.fixture
+async def captioner(upstream: Upstream) -> AsyncIterator[Captioner]:
+    options = CaptionerOptions(
+        retries=2, workers=1, check=False, fleet=FleetOptions(concurrency=4, patience=0.5)
+    )
+    async with serving(upstream.app) as url, Captioner(f"{url}/v1", options=options) as captioner:
+        yield captioner
+
+
+@pytest.fixture
+async def gateway(captioner: Captioner) -> AsyncIterator[str]:
+    async with serving(make_app(captioner, max_body=200_000)) as url:
+        yield url
+
+
+@pytest.fixture
+def picture() -> str:
+    """A picture as a data URL, of a size and shape that the recipe must change."""
+    return data_url(Image.new("RGB", (64, 48), (200, 30, 40)))
+
+
+def data_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + pybase64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest.fixture
+def ask(picture: str) -> Callable[..., list[dict[str, Any]]]:
+    """Messages that ask about the picture."""
+
+    def messages(text: str = "", system: str = "", url: str = picture) -> list[dict[str, Any]]:
+        parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}}]
+        if text:
+            parts.append({"type": "text", "text": text})
+        head = [{"role": "system", "content": system}] if system else []
+        return [*head, {"role": "user", "content": parts}]
+
+    return messages
