@@ -1,0 +1,89 @@
+"""A local Ray of two worker processes, and a small server in front of which it captions."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import uvicorn
+
+# The extra `ray` is large and not everywhere: without it there is nothing here to collect.
+HAS_RAY = importlib.util.find_spec("ray") is not None
+collect_ignore = [] if HAS_RAY else ["test_ray.py"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not HAS_RAY:
+        terminalreporter.write_line("tests/scale/test_ray.py left out: the extra `ray` is missing")
+
+
+@dataclass
+class Server:
+    """Describes each picture by the number of its request; counts those in flight."""
+
+    glitchy: bool = False
+    url: str = ""
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    in_flight: int = 0
+    most: int = 0
+
+    async def __call__(
+        self,
+        scope: dict[str, Any],
+        receive: Callable[[], Awaitable[dict[str, Any]]],
+        send: Callable[[dict[str, Any]], Awaitable[None]],
+    ) -> None:
+        answer: dict[str, Any] = {"data": [{"id": "stub"}]}
+        if scope["path"] == "/v1/chat/completions":
+            body, more = b"", True
+            while more:
+                message = await receive()
+                body, more = body + message["body"], message.get("more_body", False)
+            self.bodies.append(json.loads(body))
+            self.in_flight += 1
+            self.most = max(self.most, self.in_flight)
+            await asyncio.sleep(0.05)
+            self.in_flight -= 1
+            text = "again " * 90 if self.glitchy else "A plain square in one colour."
+            answer = {
+                "choices": [{"message": {"content": text}, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 800, "completion_tokens": 9},
+            }
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """The server, on a thread of its own, since Ray's driver blocks this one."""
+    app = Server()
+    listener = socket.create_server(("127.0.0.1", 0))
+    app.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    config = uvicorn.Config(app, lifespan="off", log_level="critical", timeout_graceful_shutdown=1)
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not running.started:
+        time.sleep(0.01)
+    yield app
+    running.should_exit = True
+    thread.join()
+    listener.close()
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
