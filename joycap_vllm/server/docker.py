@@ -1,0 +1,75 @@
+"""vLLM in its own image: the `docker run` of one replica."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from joycap_vllm.server.command import DOCKER_IMAGE
+from joycap_vllm.server.flags import TEMPLATE
+from joycap_vllm.server.hardware import Gpu
+from joycap_vllm.server.values import Plan
+
+INSIDE_TEMPLATE = "/joycap/chat_template.jinja"
+INSIDE_PORT = 8000
+
+
+def docker_argv(
+    plan: Plan, gpu: Gpu | None, host: str, port: int, environ: Mapping[str, str]
+) -> tuple[str, ...]:
+    """The whole command; secrets are named in it, and docker reads them from its environment."""
+    argv = [*plan.command.argv, "--name", container(port), "--init", "--ipc=host"]
+    argv += ["--gpus", "all" if gpu is None else f"device={gpu.index}"]
+    published = f"[{host}]" if ":" in host else host
+    argv += ["-p", f"{published}:{port}:{INSIDE_PORT}"]
+    argv += ["-v", f"{hub_cache(environ)}:/root/.cache/huggingface"]
+    argv += ["-v", f"{TEMPLATE}:{INSIDE_TEMPLATE}:ro"]
+    model = plan.shape.model
+    if Path(model).is_dir():
+        argv += ["-v", f"{model}:/joycap/model:ro"]
+        model = "/joycap/model"
+    mounts, words = _flag_words(plan)
+    argv += mounts
+    for variable in plan.env:
+        argv += ["-e", f"{variable.name}={variable.value}"]
+    if environ.get("HF_TOKEN"):
+        argv += ["-e", "HF_TOKEN"]
+    if plan.api_key is not None:
+        argv += ["-e", "VLLM_API_KEY"]
+    return (*argv, DOCKER_IMAGE, model, *words, *plan.raw)
+
+
+def docker_cleanup(port: int) -> tuple[str, ...]:
+    """Ends the container should `docker run` itself have been killed."""
+    return ("docker", "rm", "--force", container(port))
+
+
+def container(port: int) -> str:
+    return f"joycap-{port}"
+
+
+def hub_cache(environ: Mapping[str, str]) -> Path:
+    """Where huggingface_hub keeps its files, by its own variables."""
+    if environ.get("HF_HOME"):
+        return Path(environ["HF_HOME"])
+    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+
+
+def _flag_words(plan: Plan) -> tuple[list[str], list[str]]:
+    """The volumes and the flags, with folders of this machine under their names inside."""
+    mounts: list[str] = []
+    words: list[str] = []
+    for flag in plan.flags:
+        if flag.name == "--chat-template":
+            words += [flag.name, INSIDE_TEMPLATE]
+        elif flag.name == "--lora-modules" and isinstance(flag.value, tuple):
+            words.append(flag.name)
+            for module in flag.value:
+                name, folder = module.split("=", 1)
+                if Path(folder).is_dir():
+                    mounts += ["-v", f"{Path(folder).resolve()}:/joycap/lora/{name}:ro"]
+                    folder = f"/joycap/lora/{name}"
+                words.append(f"{name}={folder}")
+        else:
+            words += flag.words
+    return mounts, words

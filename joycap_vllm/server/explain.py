@@ -1,0 +1,46 @@
+"""A plan as people read it (`--dry-run`)."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator
+
+from joycap_vllm.server.values import Flag, Plan
+
+WIDEST = 46
+
+
+def explain(plan: Plan) -> str:
+    """Every part of the plan with its reason, and the commands as they would be run."""
+    return "\n".join(_lines(plan))
+
+
+def _lines(plan: Plan) -> Iterator[str]:
+    command = plan.command
+    build = "docker image" if command.kind == "docker" else "CPU build" if command.is_cpu else "GPU"
+    yield f"model   {plan.shape.model}, served as {plan.served}"
+    yield f"engine  vLLM {command.version} ({build}): {shlex.join(command.argv)}"
+    if command.mended:
+        yield "        its torchvision cannot be loaded: started with joycap's mend on PYTHONPATH"
+    for number, replica in enumerate(plan.replicas, 1):
+        place = f" on GPU {replica.gpu.index} ({replica.gpu.name})" if replica.gpu else ""
+        yield f"server {number}  {replica.base_url}{place}"
+    yield "\nenvironment"
+    yield from _table(plan.env, "=")
+    if plan.api_key is not None:
+        yield "  VLLM_API_KEY=…  the key that clients must send, kept out of the arguments"
+    yield "\nflags"
+    yield from _table(plan.flags, " ")
+    if plan.raw:
+        yield f"  {shlex.join(plan.raw)}  # as given behind --"
+    yield from (f"\nnote: {note}" for note in plan.notes)
+    if plan.obstacle is not None:
+        yield f"\ncannot be started here: {plan.obstacle}"
+    for replica in plan.replicas:
+        yield f"\n$ {shlex.join(replica.argv)}"
+
+
+def _table(flags: Iterable[Flag], between: str) -> Iterator[str]:
+    rows = [(between.join(flag.words), flag.why) for flag in flags]
+    width = min(WIDEST, max((len(left) for left, _ in rows), default=0))
+    yield from (f"  {left:<{width}}  # {why}" for left, why in rows)

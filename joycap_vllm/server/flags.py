@@ -1,0 +1,176 @@
+"""Every flag and variable that vLLM is given, each with its reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from joycap_vllm.errors import UsageError
+from joycap_vllm.server.command import EngineCommand
+from joycap_vllm.server.hardware import GIB, Hardware
+from joycap_vllm.server.memory import Fit
+from joycap_vllm.server.shape import ModelShape
+from joycap_vllm.server.values import Flag, ServeOptions
+
+TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+TEMPLATE_TOKENS = 50
+PROMPT_TOKENS = 512
+ANSWER_TOKENS = 512
+CPU_SEQUENCES = 16
+KEEP_ALIVE_SECONDS = 120
+DRAIN_SECONDS = 60
+IGNORED_BY_FP8 = '{"ignore":["vision_tower.*","multi_modal_projector.*"]}'
+LORA_RANKS = (16, 32, 64, 128, 256, 320, 512)
+
+
+def context_for(shape: ModelShape) -> tuple[str, str]:
+    """The context that the work needs, and the arithmetic behind it."""
+    need = shape.image_tokens + TEMPLATE_TOKENS + PROMPT_TOKENS + ANSWER_TOKENS
+    length = min(-(-need // 2048) * 2048, shape.context)
+    why = (
+        f"{shape.image_tokens} of the picture + {TEMPLATE_TOKENS} of the template + "
+        f"{PROMPT_TOKENS} for the prompt + {ANSWER_TOKENS} for the answer = {need} tokens, "
+        f"rounded up"
+    )
+    return str(length), why
+
+
+def engine_flags(
+    hardware: Hardware,
+    command: EngineCommand,
+    shape: ModelShape,
+    options: ServeOptions,
+    chosen: Fit | None,
+) -> Iterator[Flag]:
+    yield Flag("--served-model-name", shape.served, "a short name that stays the same")
+    length, why = context_for(shape)
+    asked = options.max_model_len != "auto"
+    yield Flag(
+        "--max-model-len", options.max_model_len if asked else length, "as asked" if asked else why
+    )
+    yield Flag(
+        "--chat-template",
+        str(TEMPLATE),
+        "renders JoyCaption's prompt exactly, with no <image> left",
+    )
+    yield Flag("--chat-template-content-format", "openai", "what our template is written for")
+    yield Flag("--limit-mm-per-prompt", '{"image":1}', "a second picture is a mistake: refused")
+    yield Flag(
+        "--enable-prefix-caching", None, "more prompts on a picture, and retries, cost little"
+    )
+    yield Flag("--generation-config", "vllm", "no sampling defaults hidden in the checkpoint")
+    if command.is_cpu:
+        yield from _cpu_flags(shape, hardware, options)
+    else:
+        yield from _gpu_flags(command, options, chosen)
+    yield Flag("--max-num-queued-reqs", "1024", "a full server says 503 instead of growing")
+    yield Flag("--enable-prompt-tokens-details", None, "answers say how much came from the cache")
+    yield Flag("--enable-per-request-metrics", None, "answers say how long they queued")
+    yield Flag("--enable-request-id-headers", None, "a request can be found again in the log")
+    yield Flag("--disable-uvicorn-access-log", None, "no log line for each of a million requests")
+    yield Flag("--shutdown-timeout", str(DRAIN_SECONDS), "seconds to finish what is in flight")
+    yield from _lora_flags(options)
+
+
+def _gpu_flags(command: EngineCommand, options: ServeOptions, chosen: Fit | None) -> Iterator[Flag]:
+    if options.max_num_seqs is not None:
+        yield Flag("--max-num-seqs", str(options.max_num_seqs), "as asked")
+    if chosen is None:
+        if options.quantization == "fp8":
+            yield from _fp8_flags(command, "as asked")
+        return
+    if options.max_num_seqs is None:
+        yield Flag("--max-num-seqs", str(chosen.sequences), chosen.sequences_why)
+    images = chosen.batched_tokens // 729
+    yield Flag(
+        "--max-num-batched-tokens",
+        str(chosen.batched_tokens),
+        f"it is the vision tower's budget too: {images} pictures in a step",
+    )
+    yield Flag("--gpu-memory-utilization", f"{chosen.utilization:g}", chosen.utilization_why)
+    if chosen.fp8:
+        yield from _fp8_flags(command, chosen.fp8_why)
+
+
+def _fp8_flags(command: EngineCommand, why: str) -> Iterator[Flag]:
+    if not command.knows("--quantization-config"):
+        raise UsageError(
+            f"vLLM {command.version} cannot leave the vision tower unquantised: "
+            "use a newer vLLM, or --quantization none"
+        )
+    yield Flag("--quantization", "fp8_per_channel", why)
+    yield Flag("--quantization-config", IGNORED_BY_FP8, "quantising these breaks the model")
+
+
+def _cpu_flags(shape: ModelShape, hardware: Hardware, options: ServeOptions) -> Iterator[Flag]:
+    if options.replicas not in (None, 1):
+        raise UsageError("on a CPU there is one replica: it uses all cores already")
+    if options.quantization == "fp8":
+        raise UsageError("fp8 needs a GPU")
+    need = shape.weights + kv_space(shape) * GIB + 4 * GIB
+    if hardware.ram and need > hardware.ram:
+        raise UsageError(
+            f"{shape.served} needs {need / GIB:.1f} GiB of memory on a CPU, and this machine has "
+            f"{hardware.ram / GIB:.1f}; `joycap serve nano` runs anywhere"
+        )
+    sequences = options.max_num_seqs or CPU_SEQUENCES
+    why = "as asked" if options.max_num_seqs else "more at once only wait for the same few cores"
+    yield Flag("--max-num-seqs", str(sequences), why)
+    yield Flag("--dtype", "bfloat16", "as the weights are stored")
+    yield Flag("--enforce-eager", None, "compiling takes longer than a CPU ever gains by it")
+
+
+def kv_space(shape: ModelShape) -> int:
+    """GiB of KV cache that a CPU server needs for its sequences, whole numbers as vLLM wants."""
+    return max(1, -(-CPU_SEQUENCES * 2048 * shape.kv_per_token // GIB))
+
+
+def _lora_flags(options: ServeOptions) -> Iterator[Flag]:
+    if not options.loras:
+        return
+    yield Flag("--enable-lora", None, "adapters were given")
+    modules = tuple(f"{name}={path}" for name, path in options.loras)
+    yield Flag("--lora-modules", modules, "each is served as a model of its own name")
+    rank = max(lora_rank(path) for _, path in options.loras)
+    fitting = next((allowed for allowed in LORA_RANKS if allowed >= rank), rank)
+    yield Flag("--max-lora-rank", str(fitting), f"the largest rank of the adapters is {rank}")
+
+
+def variables(hardware: Hardware, command: EngineCommand, shape: ModelShape) -> Iterator[Flag]:
+    yield Flag(
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE",
+        str(KEEP_ALIVE_SECONDS),
+        "vLLM's 5 s cut connections that clients are about to use again",
+    )
+    yield Flag("VLLM_NO_USAGE_STATS", "1", "nothing is sent anywhere")
+    yield Flag("DO_NOT_TRACK", "1", "nothing is sent anywhere")
+    if command.is_cpu:
+        yield Flag(
+            "VLLM_CPU_KVCACHE_SPACE",
+            str(kv_space(shape)),
+            f"GiB; holds {CPU_SEQUENCES} captions, where vLLM would take a share of all memory",
+        )
+        yield from _thread_variables(hardware)
+
+
+def _thread_variables(hardware: Hardware) -> Iterator[Flag]:
+    """Threads of the model and the API server on one core take turns at waiting for each other.
+
+    The nano model on two cores, 16 requests in flight: 24 to 34 captions a second with vLLM's own
+    binding, which leaves a core to the API server; 2 to 3 with `nobind` and two threads.
+    """
+    if hardware.cores > 1:
+        yield Flag("VLLM_CPU_OMP_THREADS_BIND", "auto", "leaves one core to the API server")
+        return
+    yield Flag("VLLM_CPU_OMP_THREADS_BIND", "nobind", "a single core cannot be shared out")
+    yield Flag("OMP_NUM_THREADS", "1", "there is a single core")
+
+
+def lora_rank(folder: str) -> int:
+    """The rank of an adapter; vLLM's own default where its folder is not at hand."""
+    try:
+        config = json.loads((Path(folder).expanduser() / "adapter_config.json").read_bytes())
+        return int(config["r"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return LORA_RANKS[0]

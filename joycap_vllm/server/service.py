@@ -1,0 +1,44 @@
+"""`joycap serve` as a process: serves until a signal says stop, or a server dies."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+from joycap_vllm.server.engine import engine
+from joycap_vllm.server.values import Plan
+
+STOPPED, INTERRUPTED = 0, 130
+
+
+async def serve_until_stopped(
+    plan: Plan,
+    *,
+    on_line: Callable[[str], None],
+    on_ready: Callable[[tuple[str, ...]], None],
+) -> int:
+    """Serves until SIGINT or SIGTERM; the first lets requests finish, a second ends all at once.
+
+    Args:
+        on_ready: Takes the base URLs once every server has passed its proof.
+
+    Returns:
+        The exit code: 0 after a stop while serving, 130 after one that came before.
+
+    Raises:
+        EngineError: A server did not start, or died.
+        NoEndpointError: A server does not caption as JoyCaption should.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  (a coroutine that runs is some task's)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    ready = False
+    try:
+        async with engine(plan, on_line=on_line) as servers:
+            ready = True
+            on_ready(servers.base_urls)
+            raise await servers.wait()
+    except asyncio.CancelledError:
+        return STOPPED if ready else INTERRUPTED

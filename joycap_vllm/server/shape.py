@@ -1,0 +1,94 @@
+"""What the planner must know of a model: its name to clients, its bytes, its context."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from joycap_vllm.errors import UsageError
+
+DEFAULT_MODEL = "fancyfeast/llama-joycaption-beta-one-hf-llava"
+NANO = "nano"
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A model's figures; sizes are bytes.
+
+    Attributes:
+        model: What vLLM is given: a folder, or a name on the hub.
+        served: The short name that clients use.
+        weights: Of all weights as stored.
+        quantizable: The part of `weights` that fp8 would halve: the text model's linear layers.
+        kv_per_token: Of the KV cache, for one token.
+        context: The longest that the model was made for, in tokens.
+        quantized: Whether the checkpoint comes quantised already.
+    """
+
+    model: str
+    served: str
+    weights: int
+    quantizable: int
+    kv_per_token: int
+    context: int
+    image_tokens: int = 729
+    quantized: bool = False
+
+
+# Llama 3.1 8B: 32 layers of 218.1 M parameters in linear layers, two matrices of 128256 x 4096 for
+# the vocabulary, 8 KV heads of 128; SigLIP so400m 428 M; the projector 21.5 M; two bytes each.
+JOYCAPTION = ModelShape(
+    model=DEFAULT_MODEL,
+    served="joycaption",
+    weights=2 * (32 * 218_103_808 + 2 * 128_256 * 4096 + 428_000_000 + 21_500_000),
+    quantizable=2 * 32 * 218_103_808,
+    kv_per_token=2 * 32 * 8 * 128 * 2,
+    context=131_072,
+)
+
+
+def shape_of(model: str) -> ModelShape:
+    """The shape of a folder's checkpoint; a name on the hub is taken for JoyCaption's.
+
+    Raises:
+        UsageError: The folder is there, and holds no model.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return _read(folder)
+    if model.startswith((".", "/", "~")):
+        raise UsageError(f"no such folder: {model}")
+    return ModelShape(**{**vars(JOYCAPTION), "model": model})
+
+
+def nano_shape(folder: Path) -> ModelShape:
+    """The embedded model's shape, under its own name."""
+    return ModelShape(**{**vars(_read(folder)), "served": "joycap-nano"})
+
+
+def _read(folder: Path) -> ModelShape:
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder} holds no model: its config.json: {error}") from error
+    text = config.get("text_config") or config
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    layers, hidden = int(text.get("num_hidden_layers", 32)), int(text.get("hidden_size", 4096))
+    heads = int(text.get("num_attention_heads", 32))
+    kv_width = int(text.get("num_key_value_heads") or heads) * int(
+        text.get("head_dim") or hidden // heads
+    )
+    mlp = 3 * hidden * int(text.get("intermediate_size", 14336))
+    quantized = "quantization_config" in config or "quantization_config" in text
+    return ModelShape(
+        model=str(folder.resolve()),
+        served="joycaption",
+        weights=weights,
+        quantizable=0 if quantized else 2 * layers * (mlp + 2 * hidden * (hidden + kv_width)),
+        kv_per_token=2 * layers * kv_width * 2,
+        context=int(text.get("max_position_embeddings", 131_072)),
+        image_tokens=int(config.get("image_seq_length") or 729),
+        quantized=quantized,
+    )

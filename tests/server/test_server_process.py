@@ -1,0 +1,351 @@
+"""The supervisor against a fake vLLM: starting, dying, stopping, and leaving nobody behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from server_help import alive, fake_plan, group, wait_until
+
+from joycap_vllm.errors import EngineError, UsageError
+from joycap_vllm.server import Plan, engine, running
+
+LAUNCHER = Path(__file__).with_name("launch_fake.py")
+BROKEN = """\
+(EngineCore pid=7) ERROR 11-21 07:14:00 [core.py:1] EngineCore failed to start.
+(Worker pid=9) ERROR 11-21 07:13:58 [x.py:1] Traceback (most recent call last):
+(Worker pid=9) ERROR 11-21 07:13:58 [x.py:1]   File "x.py", line 1208, in load
+(Worker pid=9) ERROR 11-21 07:13:58 [x.py:1] torch.OutOfMemoryError: no room for 2.00 GiB
+Traceback (most recent call last):
+  File "entry.py", line 1, in <module>
+RuntimeError: Engine core initialization failed. See root cause above.
+"""
+
+
+def page(plan: Plan, path: str = "/health") -> dict[str, Any]:
+    url = plan.replicas[0].base_url.removesuffix("/v1") + path
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  (our own server)
+        return dict(json.load(answer))
+
+
+def logs(folder: Path) -> list[Path]:
+    return list(folder.glob("vllm-*.log"))
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> str:
+    file = tmp_path / "broken.txt"
+    file.write_text(BROKEN, encoding="utf-8")
+    return str(file)
+
+
+async def test_a_server_is_ready_within_and_gone_after(tmp_path: Path) -> None:
+    plan = fake_plan(tmp_path)
+    lines: list[str] = []
+
+    async with running(plan, on_line=lines.append) as base_urls:
+        pids = page(plan)["pids"]
+        assert base_urls == (plan.replicas[0].base_url,)
+        assert all(alive(pid) for pid in pids)
+
+    assert not any(alive(pid) for pid in pids)
+    assert "Starting to load model x..." in lines
+    assert "INFO:     Application startup complete." in lines
+
+
+async def test_two_replicas_listen_on_their_own_ports(tmp_path: Path) -> None:
+    plan = fake_plan(tmp_path, replicas=2)
+
+    async with running(plan, on_line=lambda _: None) as base_urls:
+        assert len(set(base_urls)) == 2
+        assert len(logs(tmp_path)) == 2
+
+
+async def test_a_death_before_ready_tells_the_real_error(tmp_path: Path, broken: str) -> None:
+    plan = fake_plan(tmp_path, "--die-with", broken, "--die-at-start")
+
+    with pytest.raises(EngineError, match=r"torch\.OutOfMemoryError: no room for 2\.00 GiB"):
+        async with running(plan, on_line=lambda _: None):
+            pass
+
+
+async def test_a_death_while_serving_ends_the_waiting_and_its_children(
+    tmp_path: Path, broken: str
+) -> None:
+    plan = fake_plan(tmp_path, "--die-with", broken)
+
+    async with engine(plan, on_line=lambda _: None) as servers:
+        child = page(plan)["pids"][1]
+        with pytest.raises(OSError):
+            await asyncio.to_thread(page, plan, "/die")
+        death = await servers.wait()
+
+    assert "torch.OutOfMemoryError" in str(death)
+    assert not alive(child)
+
+
+async def test_a_server_killed_from_outside_is_told_as_such(tmp_path: Path) -> None:
+    plan = fake_plan(tmp_path)
+
+    async with engine(plan, on_line=lambda _: None) as servers:
+        os.kill(page(plan)["pids"][0], signal.SIGKILL)
+        death = await servers.wait()
+
+    assert "killed from outside" in str(death)
+
+
+async def test_one_of_two_replicas_dead_stops_the_other_too(tmp_path: Path) -> None:
+    plan = fake_plan(tmp_path, replicas=2)
+    other = replace(plan, replicas=plan.replicas[1:])
+
+    async with engine(plan, on_line=lambda _: None) as servers:
+        survivor = page(other)["pids"]
+        os.kill(page(plan)["pids"][0], signal.SIGKILL)
+        await servers.wait()
+
+    assert not any(alive(pid) for pid in survivor)
+
+
+async def test_a_server_that_is_never_ready_is_given_up(tmp_path: Path) -> None:
+    plan = replace(fake_plan(tmp_path, "--not-ready"), start_timeout=1.0)
+
+    with pytest.raises(EngineError, match="not ready within 1 s"):
+        async with running(plan, on_line=lambda _: None):
+            pass
+
+
+async def test_a_server_that_ignores_sigterm_is_killed_with_its_child(tmp_path: Path) -> None:
+    plan = fake_plan(tmp_path, "--ignore-term", grace=1)
+    lines: list[str] = []
+
+    async with running(plan, on_line=lines.append):
+        pids = page(plan)["pids"]
+
+    assert not any(alive(pid) for pid in pids)
+    assert "vLLM did not stop within 1 s: killing it" in lines
+
+
+async def test_an_exception_within_still_stops_the_server(tmp_path: Path) -> None:
+    plan = fake_plan(tmp_path)
+    pids: list[int] = []
+
+    async def fail_while_serving() -> None:
+        async with running(plan, on_line=lambda _: None):
+            pids.extend(page(plan)["pids"])
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await fail_while_serving()
+
+    assert len(pids) == 2
+    assert not any(alive(pid) for pid in pids)
+
+
+async def test_a_taken_port_is_told_before_anything_starts(tmp_path: Path) -> None:
+    plan = fake_plan(tmp_path)
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", plan.replicas[0].port))
+        other.listen()
+        with pytest.raises(UsageError, match=f"port {plan.replicas[0].port} .* in use"):
+            async with running(plan, on_line=lambda _: None):
+                pass
+
+    assert logs(tmp_path) == []
+
+
+async def test_a_plan_with_an_obstacle_is_not_carried_out(tmp_path: Path) -> None:
+    plan = replace(fake_plan(tmp_path), obstacle="no GPU is visible here")
+
+    with pytest.raises(UsageError, match="no GPU is visible here"):
+        async with running(plan, on_line=lambda _: None):
+            pass
+
+
+async def test_a_command_that_does_not_exist_is_an_engine_error(tmp_path: Path) -> None:
+    plan = fake_plan(tmp_path)
+    wrong = replace(plan.replicas[0], argv=("/does/not/exist",))
+
+    with pytest.raises(EngineError, match="FileNotFoundError"):
+        async with running(replace(plan, replicas=(wrong,)), on_line=lambda _: None):
+            pass
+
+
+async def test_the_api_key_travels_by_environment_only(tmp_path: Path) -> None:
+    plan = replace(fake_plan(tmp_path), api_key="a-secret")
+
+    async with running(plan, on_line=lambda _: None):
+        answer = page(plan)
+
+    assert answer["key"] == "a-secret"
+    assert "a-secret" not in repr(answer["argv"])
+    assert "a-secret" not in repr(plan)
+
+
+async def test_what_a_server_leaves_elsewhere_is_cleaned_up(tmp_path: Path) -> None:
+    plan = fake_plan(tmp_path)
+    mark = tmp_path / "cleaned"
+    container = replace(plan.replicas[0], cleanup=("touch", str(mark)))
+
+    async with running(replace(plan, replicas=(container,)), on_line=lambda _: None):
+        assert not mark.exists()
+
+    assert mark.exists()
+
+
+async def test_only_the_newest_logs_are_kept(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"vllm-1-{number}.log").touch()
+
+    async with running(fake_plan(tmp_path), on_line=lambda _: None):
+        assert len(logs(tmp_path)) == 20
+
+
+class Launched:
+    """The launcher process, and the group that it started."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(LAUNCHER), str(folder), *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        self.lines = iter(self.process.stdout or [])
+        self.port = int(next(self.lines))
+
+    def wait_ready(self) -> None:
+        assert any(line.startswith("ready") for line in self.lines)
+
+    def wait_loading(self) -> None:
+        assert any("Starting to load" in line for line in self.lines)
+
+    def group(self) -> list[int]:
+        return group(self.leader())
+
+    def leader(self) -> int:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return int(children.read_text(encoding="ascii").split()[0])
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdout:
+            self.process.stdout.close()
+
+
+Launch = Callable[..., Launched]
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    """Starts a launcher with flags for the fake vLLM."""
+    made: list[Launched] = []
+
+    def start(*arguments: str) -> Launched:
+        made.append(Launched(tmp_path, *arguments))
+        return made[-1]
+
+    yield start
+    for launched in made:
+        launched.close()
+
+
+@pytest.fixture
+def launched(launch: Launch) -> Launched:
+    return launch()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_serving_ends_with_zero(launched: Launched, number: int) -> None:
+    launched.wait_ready()
+    pids = launched.group()
+    launched.process.send_signal(number)
+
+    assert launched.process.wait(20) == 0
+    assert len(pids) == 3
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_a_signal_before_ready_ends_with_130(launch: Launch) -> None:
+    launched = launch("--not-ready")
+    launched.wait_loading()
+    pids = launched.group()
+    launched.process.send_signal(signal.SIGINT)
+
+    assert launched.process.wait(20) == 130
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_a_server_that_loads_and_hears_no_signal_is_killed_soon(tmp_path: Path) -> None:
+    plan = fake_plan(tmp_path, "--not-ready", "--ignore-term", grace=600)
+    lines: list[str] = []
+
+    async def serve_briefly() -> None:
+        async with asyncio.timeout(1), running(plan, on_line=lines.append):
+            pass
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(serve_briefly())
+
+    assert "vLLM did not stop within 3 s: killing it" in lines
+
+
+def test_a_second_signal_kills_at_once(launch: Launch) -> None:
+    launched = launch("--ignore-term")
+    launched.wait_ready()
+    pids = launched.group()
+    launched.process.send_signal(signal.SIGINT)
+    launched.process.send_signal(signal.SIGTERM)
+
+    assert launched.process.wait(20) == 0
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_nobody_outlives_a_launcher_that_is_killed(launched: Launched) -> None:
+    launched.wait_ready()
+    pids = launched.group()
+    launched.process.kill()
+
+    assert len(pids) == 3
+    assert wait_until(lambda: not any(alive(pid) for pid in pids))
+
+
+def test_nobody_outlives_a_killed_launcher_even_when_sigterm_is_ignored(launch: Launch) -> None:
+    launched = launch("--ignore-term")
+    launched.wait_ready()
+    pids = launched.group()
+    launched.process.kill()
+    launched.process.wait()
+
+    assert wait_until(lambda: not any(alive(pid) for pid in pids))
+
+
+def test_a_killed_launcher_leaves_nothing_elsewhere_either(launch: Launch, tmp_path: Path) -> None:
+    mark = tmp_path / "cleaned"
+    launched = launch("--cleanup", str(mark))
+    launched.wait_ready()
+    launched.process.kill()
+    launched.process.wait()
+
+    assert wait_until(mark.exists)
+
+
+def test_a_killed_keeper_takes_the_engine_with_it(launched: Launched) -> None:
+    launched.wait_ready()
+    pids = launched.group()
+    os.kill(launched.leader(), signal.SIGKILL)
+
+    assert wait_until(lambda: not any(alive(pid) for pid in pids))
+    assert launched.process.wait(20) != 0
