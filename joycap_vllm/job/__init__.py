@@ -1,7 +1,7 @@
 """All images of a job, durably: plan, run, journal, resume, report."""
 
 from joycap_vllm.job.journal import Journal, Record, read_records, state_folder
-from joycap_vllm.job.plan import Plan, Survey, make_plan
+from joycap_vllm.job.plan import Plan, Survey
 from joycap_vllm.job.progress import Progress, Summary
 from joycap_vllm.job.report import Report, make_report
 from joycap_vllm.job.run import run_job
@@ -16,7 +16,6 @@ __all__ = [
     "Report",
     "Summary",
     "Survey",
-    "make_plan",
     "make_report",
     "read_records",
     "run_job",

@@ -62,6 +62,10 @@ class Plan:
         self._fingerprints = settings.fingerprints()
         self._sample: frozenset[str] | None = None
 
+    def with_settings(self, settings: JobSettings) -> Plan:
+        """The same work with settings that change where it is asked, not what."""
+        return Plan(settings, self._records)
+
     def survey(self) -> Survey:
         """Counts everything once, so that users know what will happen."""
         found = Survey()
@@ -129,11 +133,6 @@ class Plan:
             if self._mine(image.key)
         )
         return frozenset(heapq.nsmallest(count, keys, key=lambda key: _hash(f"sample {key}")))
-
-
-def make_plan(settings: JobSettings, records: Mapping[tuple[str, str], Record]) -> Plan:
-    """The plan of a job that starts, or goes on."""
-    return Plan(settings, records)
 
 
 def _may_mend(record: Record) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -77,15 +76,13 @@ async def run_job(
         hurry = asyncio.create_task(stop.twice())
         try:
             await asyncio.wait({work, hurry}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                work.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await work
         finally:
-            for task in (ticker, hurry):
+            for task in (ticker, hurry, work):
                 task.cancel()
-            await asyncio.gather(ticker, hurry, return_exceptions=True)
+            await asyncio.gather(ticker, hurry, work, return_exceptions=True)
             watch(progress)
+        if not work.cancelled():
+            work.result()
 
 
 async def _tick(job: _Run, watch: Watcher) -> None:

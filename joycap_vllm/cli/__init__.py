@@ -1,0 +1,87 @@
+"""The `joycap` command: one file for each subcommand; they parse, call and print."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from joycap_vllm import __version__, errors
+from joycap_vllm.cli.caption import caption
+from joycap_vllm.cli.doctor import doctor
+from joycap_vllm.cli.gateway import gateway
+from joycap_vllm.cli.lint import lint
+from joycap_vllm.cli.prompts import prompts
+from joycap_vllm.cli.report import report
+from joycap_vllm.cli.serve import serve
+
+EXIT_CODES: tuple[tuple[type[errors.JoycapError], int], ...] = (
+    (errors.UsageError, 2),
+    (errors.NoEndpointError, 3),
+    (errors.SettingsChangedError, 4),
+    (errors.EngineError, 5),
+    (errors.JoycapError, 1),
+)
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="joycap",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Captions image collections with JoyCaption on vLLM. Start with `joycap caption FOLDER`.",
+)
+RAW = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+app.command("caption")(caption)
+app.command("serve", context_settings=RAW)(serve)
+app.command("prompts")(prompts)
+app.command("lint")(lint)
+app.command("report")(report)
+app.command("doctor")(doctor)
+app.command("gateway")(gateway)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"joycap {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _joycap(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Kept so that options before the subcommand work."""
+
+
+def with_default_model(arguments: list[str]) -> list[str]:
+    """Gives `--serve` without a value the default model."""
+    if arguments[:1] != ["caption"]:
+        return arguments
+    filled: list[str] = []
+    for at, argument in enumerate(arguments):
+        filled.append(argument)
+        if argument == "--serve":
+            following = arguments[at + 1] if at + 1 < len(arguments) else "-"
+            if following.startswith("-"):
+                filled.append("default")
+    return filled
+
+
+def main() -> None:
+    """Entry point of the `joycap` command; ends the process with a code of the design."""
+    try:
+        app(args=with_default_model(sys.argv[1:]), prog_name="joycap")
+    except errors.JoycapError as error:
+        typer.echo(f"joycap: {error}", err=True)
+        sys.exit(next(code for kind, code in EXIT_CODES if isinstance(error, kind)))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

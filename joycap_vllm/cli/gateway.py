@@ -1,0 +1,78 @@
+"""`joycap gateway`: glitch-free JoyCaption for every tool that speaks the OpenAI API."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def gateway(
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address to listen on; one that others can reach needs --keys-file.",
+            envvar="JOYCAP_HOST",
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port to listen on.", envvar="JOYCAP_PORT")
+    ] = 8080,
+    base_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="A server to ask. Repeatable. Default: http://127.0.0.1:8000/v1.",
+            envvar=["JOYCAP_BASE_URL", "OPENAI_BASE_URL"],
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The model's name there. Default: what the server lists.", envvar="JOYCAP_MODEL"
+        ),
+    ] = None,
+    retries: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Attempts for each request beyond the first.", envvar="JOYCAP_RETRIES"
+        ),
+    ] = 4,
+    keys_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File with the keys that callers may send, one a line.",
+            envvar="JOYCAP_KEYS_FILE",
+        ),
+    ] = None,
+    no_check: Annotated[
+        bool,
+        typer.Option(
+            "--no-check", help="Leave out the test picture at the start.", envvar="JOYCAP_NO_CHECK"
+        ),
+    ] = False,
+) -> None:
+    """Serves the OpenAI API in front of your servers: each answer is judged before it is sent.
+
+    Tools point at http://127.0.0.1:8080/v1, pick a model such as joycaption/straightforward and
+    send a picture. OPENAI_API_KEY is sent on to the servers.
+    """
+    from joycap_vllm.captioner import CaptionerOptions
+    from joycap_vllm.gateway import GatewayOptions, serve_gateway
+
+    options = GatewayOptions(
+        host=host,
+        port=port,
+        urls=tuple(base_url or ()),
+        captioner=CaptionerOptions(
+            model=model,
+            api_key=os.environ.get("OPENAI_API_KEY") or None,
+            retries=retries,
+            check=not no_check,
+        ),
+        keys_file=keys_file,
+    )
+    serve_gateway(options, talk=lambda line: typer.echo(f"joycap: {line}", err=True))

@@ -1,0 +1,192 @@
+"""The flags of `joycap caption` as one frozen value, and the settings that follow from them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from joycap_vllm.errors import UsageError
+
+if TYPE_CHECKING:
+    from joycap_vllm.job import JobSettings
+    from joycap_vllm.prompts import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionFlags:
+    """What was typed; `joycap caption --help` explains each."""
+
+    inputs: list[str]
+    types: list[str] | None
+    length: str
+    words: int | None
+    extras: list[str] | None
+    name: str
+    prompt: str | None
+    prompt_file: Path | None
+    system_prompt: str | None
+    dual: bool
+    dual_split: bool
+    base_urls: list[str] | None
+    serve: str | None
+    model: str | None
+    api_key_file: Path | None
+    concurrency: str
+    timeout: float
+    patience: float
+    check: bool
+    temperature: float
+    top_p: float
+    top_k: int
+    max_tokens: int
+    seed: int | None
+    retries: int
+    on_glitch: Literal["skip", "keep"]
+    out: Path | None
+    form: Literal["txt"]
+    ext: str
+    prefix: str
+    suffix: str
+    trigger: str
+    existing: Literal["skip", "overwrite", "append", "prepend"]
+    journal: Path | None
+    accept_changes: bool
+    shard: str
+    limit: int | None
+    sample: int | None
+    max_pixels: int
+    wire: Literal["auto", "jpeg", "png", "bmp"]
+    dry_run: bool
+    as_json: bool
+
+
+def api_key(file: Path | None) -> str | None:
+    """The key from a file, else from OPENAI_API_KEY.
+
+    Raises:
+        UsageError: The file cannot be read or is empty.
+    """
+    if file is None:
+        return os.environ.get("OPENAI_API_KEY") or None
+    try:
+        key = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the API key file {file} cannot be read: {error}") from error
+    if not key:
+        raise UsageError(f"the API key file {file} is empty")
+    return key
+
+
+def prompts_of(flags: CaptionFlags) -> tuple[Prompt, ...]:
+    """The prompts that the flags ask for.
+
+    Raises:
+        UsageError: Flags contradict each other, or name what is not there.
+    """
+    from joycap_vllm.prompts import (
+        Choice,
+        Sampling,
+        build_prompt,
+        custom_prompt,
+        dual_prompts,
+        load_prompt_file,
+    )
+
+    sampling = Sampling(flags.temperature, flags.top_p, flags.top_k, flags.max_tokens, flags.seed)
+    own = [f for f, v in (("--prompt", flags.prompt), ("--prompt-file", flags.prompt_file)) if v]
+    dual = flags.dual or flags.dual_split
+    asked = [*own, *(["--type"] if flags.types else []), *(["--dual"] if dual else [])]
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(asked)} cannot be given together")
+    if own or dual:
+        given = flags.length != "any" or flags.words is not None or flags.extras
+        if given:
+            raise UsageError(
+                f"--length, --words and --extra belong to caption types, not to {asked[0]}"
+            )
+    if dual:
+        return tuple(dual_prompts(system=flags.system_prompt, sampling=sampling))
+    if flags.prompt is not None:
+        choices = [Choice(flags.prompt)]
+        return (custom_prompt(choices, system=flags.system_prompt, sampling=sampling),)
+    if flags.prompt_file is not None:
+        choices = load_prompt_file(flags.prompt_file)
+        return (custom_prompt(choices, system=flags.system_prompt, sampling=sampling),)
+    return tuple(
+        build_prompt(
+            name,
+            length=flags.length,
+            words=flags.words,
+            extras=flags.extras or (),
+            name=flags.name,
+            system=flags.system_prompt,
+            sampling=sampling,
+        )
+        for name in flags.types or ["descriptive"]
+    )
+
+
+def settings_of(flags: CaptionFlags) -> JobSettings:
+    """The job that the flags describe.
+
+    Raises:
+        UsageError: Something in them cannot be.
+    """
+    from joycap_vllm.captioner import DEFAULT_URL, CaptionerOptions
+    from joycap_vllm.fleet import FleetOptions
+    from joycap_vllm.images import Limits
+    from joycap_vllm.job import JobSettings, state_folder
+    from joycap_vllm.outputs import Dressing, SidecarOptions
+    from joycap_vllm.sources import open_source
+
+    prompts = prompts_of(flags)
+    source = open_source(flags.inputs)
+    out = flags.out.expanduser().absolute() if flags.out else None
+    sidecars = SidecarOptions(
+        prompts=tuple(prompt.name for prompt in prompts),
+        tag_prompts=frozenset(p.name for p in prompts if p.style == "tags"),
+        root=source.root,
+        extension=flags.ext if flags.ext.startswith(".") else f".{flags.ext}",
+        out=out,
+        together=flags.dual and not flags.dual_split,
+        existing=flags.existing,
+        dressing=Dressing(flags.prefix, flags.suffix, flags.trigger),
+    )
+    return JobSettings(
+        source=source,
+        prompts=prompts,
+        sidecars=sidecars,
+        state=flags.journal.absolute() if flags.journal else state_folder(out or source.root),
+        urls=tuple(flags.base_urls or (DEFAULT_URL,)),
+        captioner=CaptionerOptions(
+            model=flags.model,
+            api_key=api_key(flags.api_key_file),
+            retries=flags.retries,
+            wire=None if flags.wire == "auto" else flags.wire,
+            limits=Limits(pixels=flags.max_pixels),
+            check=flags.check,
+            fleet=FleetOptions(_concurrency(flags.concurrency), flags.timeout, flags.patience),
+        ),
+        on_glitch=flags.on_glitch,
+        shard=_shard(flags.shard),
+        limit=flags.limit,
+        sample=flags.sample,
+        accept_changes=flags.accept_changes,
+    )
+
+
+def _concurrency(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--concurrency is auto or a number of requests, not {text!r}")
+    return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdigit() and parts.isdigit()):
+        raise UsageError(f"--shard is I/N, such as 1/4, not {text!r}")
+    return int(part), int(parts)

@@ -1,0 +1,229 @@
+"""`joycap serve`: vLLM for JoyCaption, planned, started and proved."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from joycap_vllm.server import ServeOptions
+
+DEFAULT_MODEL = "fancyfeast/llama-joycaption-beta-one-hf-llava"
+
+
+class EngineChoice(StrEnum):
+    auto = "auto"
+    vllm = "vllm"
+    cpu = "cpu"
+    docker = "docker"
+
+
+class QuantizationChoice(StrEnum):
+    auto = "auto"
+    none = "none"
+    fp8 = "fp8"
+
+
+class ShellChoice(StrEnum):
+    bash = "bash"
+    powershell = "powershell"
+    cmd = "cmd"
+
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A model on the Hugging Face hub, a folder, or `nano` (the embedded model).",
+        envvar="JOYCAP_SERVE_MODEL",
+    ),
+]
+Host = Annotated[str, typer.Option(help="Address to listen on.", envvar="JOYCAP_HOST")]
+Port = Annotated[
+    int,
+    typer.Option(
+        help="Port of the first server; the others take the next ones.", envvar="JOYCAP_PORT"
+    ),
+]
+Gpus = Annotated[
+    str | None,
+    typer.Option(help="GPUs to use, as in 0,1. Default: all.", envvar="JOYCAP_GPUS"),
+]
+Replicas = Annotated[
+    str,
+    typer.Option(help="Number of servers, or auto: one for each GPU.", envvar="JOYCAP_REPLICAS"),
+]
+MaxModelLen = Annotated[
+    str,
+    typer.Option(
+        help="Longest prompt and answer in tokens, or auto: what captioning needs.",
+        envvar="JOYCAP_MAX_MODEL_LEN",
+    ),
+]
+MaxNumSeqs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Most captions at once in a server. Default: what the memory holds.",
+        envvar="JOYCAP_MAX_NUM_SEQS",
+    ),
+]
+Quantization = Annotated[
+    QuantizationChoice,
+    typer.Option(
+        help="auto: fp8 where bf16 leaves too little memory.", envvar="JOYCAP_QUANTIZATION"
+    ),
+]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=PATH",
+        help="An adapter, served as a model of that name. Repeatable.",
+        envvar="JOYCAP_LORA",
+    ),
+]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(help="File with the key that clients must send.", envvar="JOYCAP_API_KEY_FILE"),
+]
+Engine = Annotated[
+    EngineChoice,
+    typer.Option(
+        help="auto: the vLLM that is installed; docker: vLLM's own image.",
+        envvar="JOYCAP_ENGINE",
+    ),
+]
+StartTimeout = Annotated[
+    float,
+    typer.Option(
+        min=1,
+        help="Seconds until a server must be ready, download included.",
+        envvar="JOYCAP_START_TIMEOUT",
+    ),
+]
+LogDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for vLLM's logs. Default: the user's state folder.",
+        envvar="JOYCAP_LOG_DIR",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print the plan and why each flag has its value, and start nothing.",
+        envvar="JOYCAP_DRY_RUN",
+    ),
+]
+Shell = Annotated[
+    ShellChoice | None,
+    typer.Option(
+        help="Print the commands for this shell, to be run elsewhere.", envvar="JOYCAP_SHELL"
+    ),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print the base URLs as one JSON list.", envvar="JOYCAP_JSON"),
+]
+Insecure = Annotated[
+    bool,
+    typer.Option(
+        "--insecure",
+        help="Allow an address that others can reach without an API key.",
+        envvar="JOYCAP_INSECURE",
+    ),
+]
+NoCheck = Annotated[
+    bool,
+    typer.Option("--no-check", help="Leave out the test picture.", envvar="JOYCAP_NO_CHECK"),
+]
+
+
+def serve(
+    context: typer.Context,
+    model: Model = DEFAULT_MODEL,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    gpus: Gpus = None,
+    replicas: Replicas = "auto",
+    max_model_len: MaxModelLen = "auto",
+    max_num_seqs: MaxNumSeqs = None,
+    quantization: Quantization = QuantizationChoice.auto,
+    lora: Loras = None,
+    api_key_file: ApiKeyFile = None,
+    engine: Engine = EngineChoice.auto,
+    start_timeout: StartTimeout = 1800,
+    log_dir: LogDir = None,
+    dry_run: DryRun = False,
+    shell: Shell = None,
+    as_json: AsJson = False,
+    insecure: Insecure = False,
+    no_check: NoCheck = False,
+) -> None:
+    """Starts vLLM for JoyCaption and looks after it until Ctrl-C.
+
+    Everything behind -- goes to vLLM as it is. Prints the servers' base URLs once all of them
+    have captioned a test picture.
+    """
+    from joycap_vllm.server import ServeOptions, read_api_key, read_gpus, read_loras, read_replicas
+
+    # Behind a bare `--` the first word of vLLM's flags looks like the model.
+    raw = tuple(context.args)
+    if model.startswith("-"):
+        model, raw = DEFAULT_MODEL, (model, *raw)
+    options = ServeOptions(
+        model=model,
+        host=host,
+        port=port,
+        gpus=read_gpus(gpus),
+        replicas=read_replicas(replicas),
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        quantization=quantization.value,
+        loras=read_loras(lora or []),
+        api_key=read_api_key(api_key_file),
+        insecure=insecure,
+        engine=engine.value,
+        raw=raw,
+        log_dir=log_dir,
+        start_timeout=start_timeout,
+        check=not no_check,
+    )
+    if shell is not None or dry_run:
+        _print_plan(options, shell)
+    else:
+        _serve(options, as_json)
+
+
+def _print_plan(options: ServeOptions, shell: ShellChoice | None) -> None:
+    from joycap_vllm.server import explain, plan_for, shell_commands
+
+    plan = plan_for(options, to_show=True, on_line=_talk)
+    typer.echo(explain(plan) if shell is None else shell_commands(plan, shell.value))
+    if shell is not None:
+        for note in (*plan.notes, *([plan.obstacle] if plan.obstacle else [])):
+            _talk(f"note: {note}")
+
+
+def _talk(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _serve(options: ServeOptions, as_json: bool) -> None:
+    import asyncio
+
+    from joycap_vllm.server import plan_for, serve_until_stopped
+
+    def ready(base_urls: tuple[str, ...]) -> None:
+        typer.echo(json.dumps(base_urls) if as_json else "\n".join(base_urls))
+        _talk("serving; Ctrl-C stops")
+
+    plan = plan_for(options, on_line=_talk)
+    for note in plan.notes:
+        _talk(f"note: {note}")
+    code = asyncio.run(serve_until_stopped(plan, on_line=_talk, on_ready=ready))
+    raise typer.Exit(code)
