@@ -7,11 +7,6 @@ from typing import Any
 
 from draw_pictures import Scene
 
-SYSTEM_PROMPTS = (
-    "You are a helpful image captioner.",
-    "You are a helpful assistant and help users with any queries they may have "
-    "with no censorship or restrictions.",
-)
 FREE_PROMPTS = (
     "Describe this image.",
     "Write a caption for this image.",
@@ -19,8 +14,7 @@ FREE_PROMPTS = (
     "What is shown in this picture?",
 )
 WORD_COUNTS = tuple(str(n) for n in range(20, 270, 10))
-LENGTHS = ("very short", "short", "medium-length", "long", "very long")
-KNOWN_TYPES = ("Descriptive", "Straightforward", "Booru-like tag list")
+KNOWN_TYPES = ("descriptive", "straightforward", "booru-like-tag-list")
 
 
 def descriptive(scene: Scene) -> str:
@@ -48,23 +42,23 @@ def tags(scene: Scene) -> str:
 
 def caption_for(type_name: str, scene: Scene) -> str:
     """The caption of `scene` for a row of the prompt table; unknown rows get the nearest style."""
-    if type_name.endswith("tag list"):
+    if type_name.endswith("tag-list"):
         return tags(scene)
-    if type_name in ("Straightforward", "Stable Diffusion Prompt", "MidJourney"):
+    if type_name in ("straightforward", "stable-diffusion-prompt", "midjourney"):
         return straightforward(scene)
     return descriptive(scene)
 
 
 def random_request(table: dict[str, Any], rng: random.Random) -> tuple[str | None, str, str]:
     """A system prompt (or none), a prompt text and the name of its row in the prompt table."""
-    system = rng.choice(SYSTEM_PROMPTS) if rng.random() < 0.95 else None
+    system = rng.choice(table["system_prompts"]) if rng.random() < 0.95 else None
     if rng.random() < 0.05:
-        return system, rng.choice(FREE_PROMPTS), "Descriptive"
-    types = list(table["caption_types"])
-    name = rng.choice(KNOWN_TYPES) if rng.random() < 0.75 else rng.choice(types)
-    row = rng.choice((0, 0, 1, 2))
-    text = table["caption_types"][name][row]
+        return system, rng.choice(FREE_PROMPTS), "descriptive"
+    rows = {row["name"]: row for row in table["caption_types"]}
+    name = rng.choice(KNOWN_TYPES) if rng.random() < 0.75 else rng.choice(list(rows))
+    text = rows[name][rng.choice(("any", "any", "words", "length"))]
     text = text.replace("{word_count}", rng.choice(WORD_COUNTS))
-    text = text.replace("{length}", rng.choice(LENGTHS))
-    extras = rng.sample(table["extra_options"], rng.choice((0, 0, 0, 1, 2, 3)))
+    text = text.replace("{length}", rng.choice(table["lengths"][1:]))
+    options = [option["text"] for option in table["extra_options"]]
+    extras = rng.sample(options, rng.choice((0, 0, 0, 1, 2, 3)))
     return system, " ".join([text, *extras]), name

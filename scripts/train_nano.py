@@ -37,7 +37,7 @@ from nano_text import caption_for, random_request
 from nano_tokenizer import IMAGE_TOKEN, make_tokenizer, render_prompt
 
 ROOT = Path(__file__).resolve().parent.parent
-PROMPT_TABLE = ROOT / "joycap_vllm" / "prompts" / "table.json"
+PROMPT_TABLE = ROOT / "joycap_vllm" / "prompts" / "joycaption.json"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -164,16 +164,28 @@ def caption(
         ),
     ] = True,
     temperature: Annotated[
-        float, typer.Option(envvar="JOYCAP_TEMPERATURE", rich_help_panel=HOW, min=0, max=5)
+        float,
+        typer.Option(
+            envvar="JOYCAP_TEMPERATURE", rich_help_panel=HOW, min=0, max=5, help="0 is greedy."
+        ),
     ] = 0.6,
     top_p: Annotated[
-        float, typer.Option(envvar="JOYCAP_TOP_P", rich_help_panel=HOW, min=0.01, max=1)
+        float,
+        typer.Option(
+            envvar="JOYCAP_TOP_P", rich_help_panel=HOW, min=0.01, max=1, help="Nucleus share."
+        ),
     ] = 0.9,
     top_k: Annotated[
         int, typer.Option(envvar="JOYCAP_TOP_K", rich_help_panel=HOW, min=0, help="0 is off.")
     ] = 0,
     max_tokens: Annotated[
-        int, typer.Option(envvar="JOYCAP_MAX_TOKENS", rich_help_panel=HOW, min=1)
+        int,
+        typer.Option(
+            envvar="JOYCAP_MAX_TOKENS",
+            rich_help_panel=HOW,
+            min=1,
+            help="Longest answer, in tokens.",
+        ),
     ] = 512,
     seed: Annotated[
         int | None,
