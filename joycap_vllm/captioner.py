@@ -26,6 +26,7 @@ from joycap_vllm.fleet import (
     Fleet,
     FleetOptions,
     Proof,
+    Reply,
     Usage,
     prove_endpoint,
     request_body,
@@ -258,22 +259,7 @@ class _Task:
         return self._ended("glitched", best_of(self._tried))
 
     async def _attempt(self) -> None:
-        fleet, loop = self._captioner.fleet, asyncio.get_running_loop()
-        began, broken = loop.time(), 0
-        while True:
-            try:
-                reply = await fleet.ask(self._key, self._body, first=bool(self._attempts))
-                break
-            except TransportError as error:
-                self._note_error(error)
-                broken += not isinstance(error, UnreachableError)
-                if broken >= _BROKEN_MOST and fleet.answered_since(began):
-                    raise _BlamedError(
-                        f"the server broke {broken} times on it while it answered others: {error}"
-                    ) from error
-                if loop.time() - began > fleet.options.patience:
-                    raise NoEndpointError(f"no endpoint answers: {error}") from error
-            await asyncio.sleep(min(_BROKEN_PAUSE[0] * 2**broken, _BROKEN_PAUSE[1]))
+        reply = await self._reply()
         verdict = judge(
             reply.answer.text,
             style=self._prompt.style,
@@ -285,6 +271,26 @@ class _Task:
         self._tried.append(Tried(reply.answer.text, verdict.glitch))
         self._whys.append(verdict.why)
         self._note(verdict.glitch, reply.answer.finish, reply.endpoint, reply.milliseconds)
+
+    async def _reply(self) -> Reply:
+        """An answer, however often the way to it breaks, unless this task is what breaks it."""
+        fleet, loop = self._captioner.fleet, asyncio.get_running_loop()
+        broken, since = 0, 0.0
+        while True:
+            try:
+                return await fleet.ask(self._key, self._body, first=bool(self._attempts))
+            except TransportError as error:
+                self._note_error(error)
+                since = since or loop.time()
+                broken += not isinstance(error, UnreachableError)
+                others_fare_well = fleet.answered_since(since)
+                if broken >= _BROKEN_MOST and others_fare_well:
+                    raise _BlamedError(
+                        f"the server broke {broken} times on it while it answered others: {error}"
+                    ) from error
+                if not others_fare_well and loop.time() - since > fleet.options.patience:
+                    raise NoEndpointError(f"no endpoint answers: {error}") from error
+            await asyncio.sleep(min(_BROKEN_PAUSE[0] * 2**broken, _BROKEN_PAUSE[1]))
 
     def _first(self, vllm: tuple[int, ...] | None) -> Next:
         sampling = self._prompt.sampling

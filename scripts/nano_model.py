@@ -44,7 +44,7 @@ def build_model(tokenizer: Any) -> LlavaForConditionalGeneration:
         intermediate_size=256,
         num_hidden_layers=2,
         num_attention_heads=3,
-        num_key_value_heads=1,
+        num_key_value_heads=3,
         head_dim=32,
         max_position_embeddings=8192,
         rms_norm_eps=1e-5,

@@ -38,6 +38,7 @@ from nano_tokenizer import IMAGE_TOKEN, make_tokenizer, render_prompt
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT_TABLE = ROOT / "joycap_vllm" / "prompts" / "joycaption.json"
+FEW_PATCHES = 48
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -223,7 +224,7 @@ def train_text(
 ) -> None:
     """Stage two: the frozen tower's features become captions.
 
-    Most steps see 96 random patches at their true positions, which costs an eighth; the last
+    Most steps see 48 random patches at their true positions, which costs a tenth; the last
     `full` steps see all 729.
     """
     table = json.loads(PROMPT_TABLE.read_text(encoding="utf-8"))
@@ -235,7 +236,7 @@ def train_text(
     optimizer, schedule = one_cycle(iter(parameters), 3e-3, steps)
     started = time.time()
     for step in range(1, steps + 1):
-        kept = IMAGE_TOKENS if step > steps - full else 96
+        kept = IMAGE_TOKENS if step > steps - full else FEW_PATCHES
         picked = rng.sample(range(len(known)), batch)
         data = text_batch(tokenizer, table, [known[i] for i in picked], kept, rng)
         seen = features[picked].to(DEVICE).float()
@@ -272,9 +273,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--edge-steps", type=int, default=600)
     parser.add_argument("--tower-steps", type=int, default=2500)
-    parser.add_argument("--text-steps", type=int, default=3000)
-    parser.add_argument("--full-steps", type=int, default=300)
+    parser.add_argument("--text-steps", type=int, default=4000)
+    parser.add_argument("--full-steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--text-batch", type=int, default=32)
     parser.add_argument("--bank", type=int, default=12000)
     parser.add_argument("--tower-file", type=Path, help="keeps the tower, or takes a kept one")
     options = parser.parse_args()
@@ -298,7 +300,7 @@ def main() -> None:
         options.bank,
         options.text_steps,
         options.full_steps,
-        options.batch,
+        options.text_batch,
         options.seed,
     )
     save_checkpoint(model, tokenizer, options.out)
