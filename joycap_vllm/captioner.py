@@ -28,6 +28,7 @@ from joycap_vllm.fleet import (
     Proof,
     Reply,
     Usage,
+    normal_url,
     prove_endpoint,
     request_body,
     require,
@@ -125,7 +126,7 @@ class Captioner:
     def __init__(self, *urls: str, options: CaptionerOptions | None = None) -> None:
         self.options = options or CaptionerOptions()
         self.notices: list[str] = []
-        self._urls = tuple(dict.fromkeys(urls or (DEFAULT_URL,)))
+        self._urls = tuple(dict.fromkeys(normal_url(url) for url in urls or (DEFAULT_URL,)))
         self._fleet: Fleet | None = None
         self._pool: ImagePool | None = None
 
@@ -284,9 +285,9 @@ class _Task:
                 since = since or loop.time()
                 broken += not isinstance(error, UnreachableError)
                 others_fare_well = fleet.answered_since(since)
-                if broken >= _BROKEN_MOST and others_fare_well:
+                if broken >= _BROKEN_MOST and (others_fare_well or await fleet.any_healthy()):
                     raise _BlamedError(
-                        f"the server broke {broken} times on it while it answered others: {error}"
+                        f"the server broke {broken} times on it and is well otherwise: {error}"
                     ) from error
                 if not others_fare_well and loop.time() - since > fleet.options.patience:
                     raise NoEndpointError(f"no endpoint answers: {error}") from error

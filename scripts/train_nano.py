@@ -14,8 +14,8 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,19 @@ from nano_tokenizer import IMAGE_TOKEN, make_tokenizer, render_prompt
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT_TABLE = ROOT / "joycap_vllm" / "prompts" / "joycaption.json"
-FEW_PATCHES = 48
+TOWER_BATCH = 16
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@dataclass(frozen=True)
+class TextStage:
+    """A part of stage two: how long, how fast, and how many patches of a picture are seen."""
+
+    steps: int
+    peak: float
+    batch: int
+    patches: int
+    seed: int
 
 
 def pixels_of(image: Any) -> Tensor:
@@ -95,10 +106,12 @@ def targets(chosen: list[Scene]) -> Tensor:
     return torch.tensor(rows, device=DEVICE)
 
 
-def one_cycle(parameters: Iterator[nn.Parameter], peak: float, steps: int) -> tuple[Any, Any]:
+def one_cycle(
+    parameters: Iterator[nn.Parameter], peak: float, steps: int, warm_up: float = 0.1
+) -> tuple[Any, Any]:
     optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=peak, total_steps=steps, pct_start=0.1
+        optimizer, max_lr=peak, total_steps=steps, pct_start=warm_up
     )
     return optimizer, schedule
 
@@ -214,31 +227,26 @@ def text_batch(
 
 def train_text(
     model: Any,
-    tower: VisionTower,
     tokenizer: Any,
-    bank: int,
-    steps: int,
-    full: int,
-    batch: int,
-    seed: int,
+    bank: tuple[list[Scene], Tensor],
+    stage: TextStage,
 ) -> None:
     """Stage two: the frozen tower's features become captions.
 
-    Most steps see 48 random patches at their true positions, which costs a tenth; the last
-    `full` steps see all 729.
+    Its first part sees 48 random patches of each picture at their true positions, which costs a
+    tenth; its second part all 729.
     """
     table = json.loads(PROMPT_TABLE.read_text(encoding="utf-8"))
-    known, features = feature_bank(tower, bank, seed + 1)
-    rng = random.Random(seed + 2)
+    known, features = bank
+    rng = random.Random(stage.seed)
     image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     projector, text = model.model.multi_modal_projector, model.model.language_model
     parameters = [*projector.parameters(), *text.parameters()]
-    optimizer, schedule = one_cycle(iter(parameters), 3e-3, steps)
+    optimizer, schedule = one_cycle(iter(parameters), stage.peak, stage.steps, warm_up=0.25)
     started = time.time()
-    for step in range(1, steps + 1):
-        kept = IMAGE_TOKENS if step > steps - full else FEW_PATCHES
-        picked = rng.sample(range(len(known)), batch)
-        data = text_batch(tokenizer, table, [known[i] for i in picked], kept, rng)
+    for step in range(1, stage.steps + 1):
+        picked = rng.sample(range(len(known)), stage.batch)
+        data = text_batch(tokenizer, table, [known[i] for i in picked], stage.patches, rng)
         seen = features[picked].to(DEVICE).float()
         seen = seen.gather(1, data["patches"][..., None].expand(-1, -1, seen.shape[-1]))
         embedded = text.get_input_embeddings()(data["ids"])
@@ -258,13 +266,23 @@ def train_text(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-        if step % 50 == 0:
+        if step % 10 == 0:
             wrong = (logits.argmax(-1) != data["labels"][:, 1:][at]).float().mean().item()
             print(
-                f"text {step}/{steps} loss {loss.item():.4f} wrong tokens {wrong:.4f} "
-                f"patches {kept} {time.time() - started:.0f}s",
+                f"text {step}/{stage.steps} loss {loss.item():.4f} wrong tokens {wrong:.4f} "
+                f"patches {stage.patches} {time.time() - started:.0f}s",
                 flush=True,
             )
+
+
+def kept(file: Path | None, module: nn.Module, train: Callable[[], None]) -> None:
+    """Trains, or takes what an earlier run kept in `file`; keeps it there if a file is named."""
+    if file is not None and file.exists():
+        module.load_state_dict(torch.load(file))
+        return
+    train()
+    if file is not None:
+        torch.save(module.state_dict(), file)
 
 
 def main() -> None:
@@ -273,36 +291,30 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--edge-steps", type=int, default=600)
     parser.add_argument("--tower-steps", type=int, default=2500)
-    parser.add_argument("--text-steps", type=int, default=4000)
-    parser.add_argument("--full-steps", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--text-batch", type=int, default=32)
-    parser.add_argument("--bank", type=int, default=12000)
+    parser.add_argument("--few-steps", type=int, default=2000)
+    parser.add_argument("--full-steps", type=int, default=150)
+    parser.add_argument("--bank", type=int, default=8000)
     parser.add_argument("--tower-file", type=Path, help="keeps the tower, or takes a kept one")
+    parser.add_argument("--text-file", type=Path, help="the same for the text model's first part")
     options = parser.parse_args()
-    torch.manual_seed(options.seed)
+    seed = options.seed
+    torch.manual_seed(seed)
     table = json.loads(PROMPT_TABLE.read_text(encoding="utf-8"))
-    tokenizer = make_tokenizer(table, options.seed)
+    tokenizer = make_tokenizer(table, seed)
     model = build_model(tokenizer).to(DEVICE)
     tower = VisionTower(model.model.vision_tower)
-    if options.tower_file and options.tower_file.exists():
-        tower.load_state_dict(torch.load(options.tower_file))
-    else:
-        heads = TowerHeads().to(DEVICE)
-        train_edges(tower, heads, options.edge_steps, options.batch, options.seed + 3)
-        train_tower(tower, heads, options.tower_steps, options.batch, options.seed)
-        if options.tower_file:
-            torch.save(tower.state_dict(), options.tower_file)
-    train_text(
-        model,
-        tower,
-        tokenizer,
-        options.bank,
-        options.text_steps,
-        options.full_steps,
-        options.text_batch,
-        options.seed,
-    )
+    heads = TowerHeads().to(DEVICE)
+
+    def both_parts_of_the_tower() -> None:
+        train_edges(tower, heads, options.edge_steps, TOWER_BATCH, seed + 3)
+        train_tower(tower, heads, options.tower_steps, TOWER_BATCH, seed)
+
+    kept(options.tower_file, tower, both_parts_of_the_tower)
+    bank = feature_bank(tower, options.bank, seed + 1)
+    few = TextStage(options.few_steps, peak=2e-3, batch=32, patches=48, seed=seed + 2)
+    full = TextStage(options.full_steps, peak=5e-4, batch=16, patches=IMAGE_TOKENS, seed=seed + 4)
+    kept(options.text_file, model, lambda: train_text(model, tokenizer, bank, few))
+    train_text(model, tokenizer, bank, full)
     save_checkpoint(model, tokenizer, options.out)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -68,9 +69,15 @@ def with_default_model(arguments: list[str]) -> list[str]:
         filled.append(argument)
         if argument == "--serve":
             following = arguments[at + 1] if at + 1 < len(arguments) else "-"
-            if following.startswith("-"):
+            if following.startswith("-") or _is_input(following):
                 filled.append("default")
     return filled
+
+
+def _is_input(argument: str) -> bool:
+    """Whether it is a picture or a folder of pictures, and not a folder that holds a model."""
+    path = Path(argument)
+    return path.exists() and not (path / "config.json").exists()
 
 
 def main() -> None:

@@ -53,7 +53,8 @@ def caption(
             "--extra",
             envvar="JOYCAP_EXTRA",
             rich_help_panel=ASK,
-            help="Extra option by short name, by number 1 to 27, or in your own words.",
+            help="Extra option by short name, by number 1 to 27, or in your own words "
+            "(in the environment: names or numbers, with spaces between).",
         ),
     ] = None,
     name: Annotated[
@@ -143,7 +144,7 @@ def caption(
     timeout: Annotated[
         float,
         typer.Option(
-            envvar="JOYCAP_TIMEOUT", rich_help_panel=WHERE, help="Seconds for one request."
+            envvar="JOYCAP_TIMEOUT", rich_help_panel=WHERE, min=0.1, help="Seconds for a request."
         ),
     ] = 300.0,
     patience: Annotated[
@@ -251,6 +252,14 @@ def caption(
             envvar="JOYCAP_JOURNAL",
             rich_help_panel=OUT,
             help="Folder of the journal. [default: .joycap in the input or --out folder]",
+        ),
+    ] = None,
+    again: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="JOYCAP_AGAIN",
+            rich_help_panel=OUT,
+            help="Ask again what ended so: glitched, failed, a kind of glitch, or all.",
         ),
     ] = None,
     accept_changes: Annotated[

@@ -33,7 +33,7 @@ def doctor(
     from joycap_vllm.captioner import DEFAULT_URL
     from joycap_vllm.cli.options import api_key
     from joycap_vllm.errors import NoEndpointError
-    from joycap_vllm.fleet import prove, require
+    from joycap_vllm.fleet import Proof, prove, require
 
     key = api_key(api_key_file)
     proofs = []
@@ -41,8 +41,8 @@ def doctor(
         try:
             proof = asyncio.run(prove(url, model=model, api_key=key))
         except NoEndpointError as error:
-            typer.echo(f"{url}: {error}")
-            raise
+            proofs.append(Proof(url, False, (str(error),), ""))
+            continue
         proofs.append(proof)
         tokens = "not shown" if proof.image_tokens is None else str(proof.image_tokens)
         typer.echo(f"{proof.url}: {'fit' if proof.ok else 'not fit'}, model {proof.model}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -52,6 +53,7 @@ class CaptionFlags:
     trigger: str
     existing: Literal["skip", "overwrite", "append", "prepend"]
     journal: Path | None
+    again: list[str] | None
     accept_changes: bool
     shard: str
     limit: int | None
@@ -69,13 +71,19 @@ def api_key(file: Path | None) -> str | None:
         UsageError: The file cannot be read or is empty.
     """
     if file is None:
-        return os.environ.get("OPENAI_API_KEY") or None
+        return _sendable(os.environ.get("OPENAI_API_KEY", "").strip(), "OPENAI_API_KEY") or None
     try:
         key = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the API key file {file} cannot be read: {error}") from error
     if not key:
         raise UsageError(f"the API key file {file} is empty")
+    return _sendable(key, f"the API key file {file}")
+
+
+def _sendable(key: str, where: str) -> str:
+    if not (key.isascii() and key.isprintable()):
+        raise UsageError(f"{where} holds no API key: only printable ASCII can be sent")
     return key
 
 
@@ -94,6 +102,15 @@ def prompts_of(flags: CaptionFlags) -> tuple[Prompt, ...]:
         load_prompt_file,
     )
 
+    for flag, value in (
+        ("--prompt", flags.prompt),
+        ("--system-prompt", flags.system_prompt),
+        ("--prefix", flags.prefix),
+        ("--suffix", flags.suffix),
+        ("--trigger", flags.trigger),
+    ):
+        if value is not None and not value.isprintable() and _is_no_unicode(value):
+            raise UsageError(f"{flag} is not valid UTF-8")
     sampling = Sampling(flags.temperature, flags.top_p, flags.top_k, flags.max_tokens, flags.seed)
     own = [f for f, v in (("--prompt", flags.prompt), ("--prompt-file", flags.prompt_file)) if v]
     dual = flags.dual or flags.dual_split
@@ -128,6 +145,10 @@ def prompts_of(flags: CaptionFlags) -> tuple[Prompt, ...]:
     )
 
 
+def _is_no_unicode(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def settings_of(flags: CaptionFlags) -> JobSettings:
     """The job that the flags describe.
 
@@ -143,12 +164,12 @@ def settings_of(flags: CaptionFlags) -> JobSettings:
 
     prompts = prompts_of(flags)
     source = open_source(flags.inputs)
-    out = flags.out.expanduser().absolute() if flags.out else None
+    out = _folder(flags.out)
     sidecars = SidecarOptions(
         prompts=tuple(prompt.name for prompt in prompts),
         tag_prompts=frozenset(p.name for p in prompts if p.style == "tags"),
         root=source.root,
-        extension=flags.ext if flags.ext.startswith(".") else f".{flags.ext}",
+        extension=_extension(flags.ext),
         out=out,
         together=flags.dual and not flags.dual_split,
         existing=flags.existing,
@@ -158,7 +179,7 @@ def settings_of(flags: CaptionFlags) -> JobSettings:
         source=source,
         prompts=prompts,
         sidecars=sidecars,
-        state=flags.journal.absolute() if flags.journal else state_folder(out or source.root),
+        state=_folder(flags.journal) or state_folder(out or source.root),
         urls=tuple(flags.base_urls or (DEFAULT_URL,)),
         captioner=CaptionerOptions(
             model=flags.model,
@@ -173,20 +194,51 @@ def settings_of(flags: CaptionFlags) -> JobSettings:
         shard=_shard(flags.shard),
         limit=flags.limit,
         sample=flags.sample,
+        again=_again(flags.again or []),
         accept_changes=flags.accept_changes,
     )
+
+
+def _folder(path: Path | None) -> Path | None:
+    if path is None:
+        return None
+    whole = path.expanduser().absolute()
+    if whole.exists() and not whole.is_dir():
+        raise UsageError(f"{path} is a file, and a folder is needed")
+    return whole
+
+
+def _extension(text: str) -> str:
+    from joycap_vllm.sources import IMAGE_SUFFIXES
+
+    extension = text if text.startswith(".") else f".{text}"
+    if not re.fullmatch(r"(\.[\w-]+)+", extension):
+        raise UsageError(f"--ext is an extension such as .caption, not {text!r}")
+    if extension.lower() in IMAGE_SUFFIXES:
+        raise UsageError(f"--ext {text} would overwrite pictures")
+    return extension
+
+
+def _again(wanted: list[str]) -> frozenset[str]:
+    from joycap_vllm.glitch import GLITCHES
+
+    known = ("glitched", "failed", "all", *GLITCHES)
+    for name in wanted:
+        if name not in known:
+            raise UsageError(f"--again takes one of {', '.join(known)}, not {name!r}")
+    return frozenset(wanted)
 
 
 def _concurrency(text: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdecimal() and int(text) >= 1):
         raise UsageError(f"--concurrency is auto or a number of requests, not {text!r}")
     return int(text)
 
 
 def _shard(text: str) -> tuple[int, int]:
     part, slash, parts = text.partition("/")
-    if not (slash and part.isdigit() and parts.isdigit()):
+    if not (slash and text.isascii() and part.isdecimal() and parts.isdecimal()):
         raise UsageError(f"--shard is I/N, such as 1/4, not {text!r}")
     return int(part), int(parts)

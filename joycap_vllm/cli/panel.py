@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.panel import Panel as Frame
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from joycap_vllm.job import Progress, Summary
 
@@ -68,10 +69,10 @@ def _frame(progress: Progress) -> Frame:
         "glitched", str(progress.counts["glitched"]), "failed", str(progress.counts["failed"])
     )
     whole = Table.grid(expand=True)
-    whole.add_row(ProgressBar(total=max(progress.total, 1), completed=progress.done))
+    whole.add_row(ProgressBar(total=max(progress.total or 0, 1), completed=progress.done))
     whole.add_row(table)
     if progress.waiting_for:
-        whole.add_row(f"[yellow]waiting for[/] {progress.waiting_for}")
+        whole.add_row(Text(f"waiting for {progress.waiting_for}", style="yellow"))
     return Frame(whole, title="joycap caption", border_style="dim")
 
 
@@ -88,6 +89,8 @@ def sum_up(summary: Summary, progress: Progress, state: Path, say: Callable[[str
         say(f"  {problem}")
     if summary.glitched or summary.failed or progress.unwritten:
         say(f"all of them with their reasons: joycap report {state}")
+    if summary.glitched or summary.failed:
+        say("the same command with --again glitched or --again failed asks those again")
 
 
 def _counts(glitches: dict[str, int]) -> str:

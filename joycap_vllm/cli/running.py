@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
 from typing import Any
 
 import orjson
 import typer
+from PIL import Image
 
 from joycap_vllm.cli.options import CaptionFlags, settings_of
 from joycap_vllm.cli.panel import Panel, sum_up
 from joycap_vllm.errors import JoycapError, UsageError
-from joycap_vllm.job import Plan, Progress, Survey, read_records, run_job
-from joycap_vllm.job.journal import others_at_work
+from joycap_vllm.job import (
+    JobSettings,
+    Journal,
+    Plan,
+    Progress,
+    Survey,
+    read_records,
+    run_job,
+)
 from joycap_vllm.job.run import Stop, mend_outputs
 from joycap_vllm.job.settings import check_settings
+
+INTERRUPTED = 130
 
 
 def say(text: str) -> None:
@@ -35,60 +47,73 @@ def run_caption(flags: CaptionFlags) -> int:
     Raises:
         JoycapError: As the job does.
     """
+    Image.MAX_IMAGE_PIXELS = None  # pictures are held against --max-pixels before they are read
     settings = settings_of(flags)
     if flags.dry_run:
         plan = Plan(settings, read_records(settings.state))
         _show_plan(plan, plan.survey())
         return 0
-    busy = others_at_work(settings.state)
-    if busy and settings.shard == (1, 1):
-        raise UsageError(
-            f"another joycap is at work on this job ({busy[0]}); wait for it, or share the work "
-            "with --shard I/N on each"
-        )
-    settings.state.mkdir(parents=True, exist_ok=True)
-    check_settings(settings)
-    plan = Plan(settings, read_records(settings.state))
-    survey = plan.survey()
-    _announce(plan, survey)
-    progress, code = asyncio.run(_run(plan, survey, flags))
-    summary = progress.summary()
-    if flags.as_json:
-        typer.echo(orjson.dumps(summary.as_json()).decode())
-    sum_up(summary, progress, settings.state, say)
-    if code:
-        return code
-    return 1 if summary.glitched or summary.failed or progress.unwritten else 0
-
-
-async def _run(plan: Plan, survey: Survey, flags: CaptionFlags) -> tuple[Progress, int]:
     progress, stop = Progress(), Stop()
-    progress.total = survey.tasks
-    if survey.todo == 0:
-        await asyncio.to_thread(mend_outputs, plan, progress)
-        return progress, 0
-    with _signals(stop) as on_first:
-        try:
-            async with _serving(plan, flags) as (ready, death):
-                on_first(None)
-                with Panel(say) as panel:
-                    work = run_job(ready, progress, stop=stop, watch=panel, say=say)
-                    await _unless(death, work)
-        except asyncio.CancelledError:
-            if not stop.asked:
-                raise
-    return progress, 130 if stop.asked else 0
+    try:
+        asyncio.run(_run(settings, progress, stop, flags))
+    finally:
+        summary = progress.summary()
+        if flags.as_json and progress.total is not None:
+            typer.echo(orjson.dumps(summary.as_json()).decode())
+    sum_up(summary, progress, settings.state, say)
+    if stop.asked > 1:
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)  # a worker may hang at a dead disk for ever
+    if stop.asked:
+        return INTERRUPTED
+    incomplete = progress.unwritten or settings.source.unreadable
+    return 1 if summary.glitched or summary.failed or incomplete else 0
+
+
+async def _run(settings: JobSettings, progress: Progress, stop: Stop, flags: CaptionFlags) -> None:
+    async with Journal(settings.state) as journal:
+        busy = journal.earlier_writer()
+        if busy is not None and settings.shard == (1, 1):
+            raise UsageError(
+                f"another joycap is at work on this job ({busy}); wait for it, or share the work "
+                "with --shard I/N on each"
+            )
+        check_settings(settings)
+        plan = Plan(settings, await asyncio.to_thread(read_records, settings.state))
+        survey = await asyncio.to_thread(plan.survey)
+        _announce(plan, survey)
+        progress.total = survey.tasks
+        if survey.todo == 0:
+            await asyncio.to_thread(mend_outputs, plan, progress)
+            return
+        with _signals(stop) as working:
+            try:
+                async with _serving(plan, flags) as (served, death):
+                    with Panel(say) as panel:
+                        work = run_job(
+                            served,
+                            journal,
+                            progress,
+                            stop=stop,
+                            ready=working,
+                            watch=panel,
+                            say=say,
+                        )
+                        await _unless(death, work)
+            except asyncio.CancelledError:
+                if not stop.asked:
+                    raise
 
 
 @contextlib.contextmanager
-def _signals(stop: Stop) -> Iterator[Callable[[asyncio.Task[Any] | None], None]]:
-    """Turns Ctrl-C and SIGTERM into `stop`; while a server starts, there is nothing to finish."""
+def _signals(stop: Stop) -> Iterator[Callable[[], None]]:
+    """Turns Ctrl-C and SIGTERM into `stop`; until work begins there is nothing to finish."""
     loop = asyncio.get_running_loop()
     starting = asyncio.current_task()
 
-    def set_starting(task: asyncio.Task[Any] | None) -> None:
+    def work_begins() -> None:
         nonlocal starting
-        starting = task
+        starting = None
 
     def on_signal() -> None:
         stop()
@@ -100,7 +125,7 @@ def _signals(stop: Stop) -> Iterator[Callable[[asyncio.Task[Any] | None], None]]
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     try:
-        yield set_starting
+        yield work_begins
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
@@ -156,6 +181,11 @@ def _announce(plan: Plan, survey: Survey) -> None:
     settings = plan.settings
     if not survey.images and settings.shard == (1, 1):
         raise UsageError(f"no image in {settings.source.root}")
+    for folder, why in settings.source.unreadable.items():
+        say(f"left out: the folder {folder} cannot be read ({why})")
+    own = settings.state.is_relative_to(settings.sidecars.out or settings.source.root)
+    if not own and not os.access(settings.sidecars.out or settings.source.root, os.W_OK):
+        say("sidecars cannot be written there; captions are kept in the journal (see --out)")
     before = survey.tasks - survey.todo
     rest = f", {before} of them done before" if before else ""
     say(f"{survey.images} images, {survey.tasks} captions{rest}; journal in {settings.state}")

@@ -2,7 +2,7 @@
 
 from joycap_vllm.fleet.answer import Answer, Usage
 from joycap_vllm.fleet.body import request_body
-from joycap_vllm.fleet.endpoint import Abilities, Endpoint
+from joycap_vllm.fleet.endpoint import Abilities, Endpoint, normal_url
 from joycap_vllm.fleet.fleet import Fleet, FleetOptions, Reply
 from joycap_vllm.fleet.limits import Change, Limit, LimitOptions
 from joycap_vllm.fleet.proof import Proof, prove, prove_endpoint, require
@@ -19,6 +19,7 @@ __all__ = [
     "Proof",
     "Reply",
     "Usage",
+    "normal_url",
     "prove",
     "prove_endpoint",
     "request_body",

@@ -58,8 +58,8 @@ def read_answer(content: bytes) -> Answer:
         ids = data.get("prompt_token_ids")
         return Answer(
             text=text,
-            finish=choice.get("finish_reason") or "",
-            model=data.get("model") or "",
+            finish=str(choice.get("finish_reason") or ""),
+            model=str(data.get("model") or ""),
             usage=_usage_of(data.get("usage") or {}),
             prompt_token_ids=tuple(ids) if ids else None,
         )
@@ -71,13 +71,19 @@ def read_answer(content: bytes) -> Answer:
 def _text_of(content: Any) -> str:
     if isinstance(content, list):
         return "".join(part.get("text") or "" for part in content)
+    if content is not None and not isinstance(content, str):
+        raise TypeError(f"content of type {type(content).__name__}")
     return content or ""
 
 
 def _usage_of(data: dict[str, Any]) -> Usage:
     details = data.get("prompt_tokens_details") or {}
     return Usage(
-        prompt=data.get("prompt_tokens") or 0,
-        cached=details.get("cached_tokens") or 0,
-        completion=data.get("completion_tokens") or 0,
+        prompt=_count(data.get("prompt_tokens")),
+        cached=_count(details.get("cached_tokens")),
+        completion=_count(data.get("completion_tokens")),
     )
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else 0

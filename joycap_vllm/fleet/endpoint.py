@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from openai import (
     APIResponseValidationError,
     APIStatusError,
     AsyncOpenAI,
+    AuthenticationError,
     DefaultAioHttpClient,
 )
 
@@ -33,6 +35,8 @@ CONTROL_TIMEOUT = 10.0  # seconds for health, models and metrics
 # Idle connections are closed before the server closes them: uvicorn does so after 5 s by default,
 # and a request sent into a closing connection is lost.
 KEEP_ALIVE = 3.0
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+_HOST = re.compile(r"[\w.:%-]+")
 _VLLM_GAUGE = re.compile(r"^vllm:num_requests_(running|waiting)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
@@ -62,8 +66,15 @@ def normal_url(url: str) -> str:
     url = url.strip().rstrip("/")
     if "://" not in url:
         url = f"http://{url}"
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if "@" in url:
+        raise UsageError("a base URL holds no password; the API key goes into OPENAI_API_KEY")
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and _HOST.fullmatch(parts.hostname or "")
+        _ = parts.port
+    except ValueError:
+        known = None
+    if not known:
         raise UsageError(f"{url!r} is no base URL; one looks like http://127.0.0.1:8000/v1")
     return url if parts.path else f"{url}/v1"
 
@@ -92,10 +103,12 @@ class Endpoint:
             api_key=key,
             max_retries=0,
             timeout=httpx2.Timeout(None, connect=CONTROL_TIMEOUT),
-            http_client=DefaultAioHttpClient(limits=limits),
+            http_client=DefaultAioHttpClient(limits=limits, trust_env=not self.loopback),
         )
         self._control = httpx2.AsyncClient(
             timeout=CONTROL_TIMEOUT,
+            follow_redirects=True,
+            trust_env=not self.loopback,  # a proxy cannot reach this machine's own servers
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
         )
 
@@ -121,6 +134,7 @@ class Endpoint:
             RejectedError: The server says the request is wrong.
             FullError: The server cannot take it now.
             TransportError: No whole answer came.
+            NoEndpointError: The server refuses the API key.
         """
         try:
             async with asyncio.timeout(deadline):
@@ -133,6 +147,8 @@ class Endpoint:
             return read_answer(response.content)
         except TimeoutError as error:
             raise TransportError(f"no answer within {deadline:.0f} s") from error
+        except AuthenticationError as error:
+            raise NoEndpointError(self._key_refused()) from error
         except APIStatusError as error:
             raise sorted_status(error.response) from error
         except APIConnectionError as error:
@@ -200,11 +216,11 @@ class Endpoint:
             response = await self._control.get(f"{self.url}/models")
         except (httpx2.HTTPError, OSError) as error:
             words = str(error) or type(error).__name__
-            raise NoEndpointError(f"{self.url} cannot be reached: {words}") from error
+            proxies = [n for n in _PROXIES if os.environ.get(n)]
+            way = f" (through {', '.join(proxies)})" if proxies and not self.loopback else ""
+            raise NoEndpointError(f"{self.url} cannot be reached{way}: {words}") from error
         if response.status_code in (401, 403):
-            raise NoEndpointError(
-                f"{self.url} refuses the API key; give it in OPENAI_API_KEY or --api-key-file"
-            )
+            raise NoEndpointError(self._key_refused())
         if response.status_code in (404, 405, 501):
             return []
         if response.status_code != 200:
@@ -214,6 +230,9 @@ class Endpoint:
         except (ValueError, KeyError, TypeError) as error:
             raise NoEndpointError(f"{self.url} does not speak the OpenAI API") from error
         return [row for row in rows or [] if isinstance(row, dict)]
+
+    def _key_refused(self) -> str:
+        return f"{self.url} refuses the API key; give it in OPENAI_API_KEY or --api-key-file"
 
     async def _version(self) -> tuple[int, ...]:
         text = await self._text("/version")
@@ -232,9 +251,8 @@ def sorted_status(response: httpx2.Response) -> RequestError:
     status, words = response.status_code, message_of(response)
     if status in (429, 503):
         return FullError(words, _seconds(response.headers.get("retry-after")))
-    if status in (401, 403, 404):
-        return UnreachableError(words)
-    if status == 501 or (400 <= status < 500 and status not in (408, 409, 425)):
+    # 403 and 404 may be about one request or about all: whether others are answered will tell.
+    if status == 501 or (400 <= status < 500 and status not in (403, 404, 408, 409, 425)):
         return RejectedError(words, status)
     return TransportError(words)
 

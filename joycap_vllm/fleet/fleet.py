@@ -25,6 +25,7 @@ _POLL = 1.0  # seconds between two looks at a server's metrics
 _PROBE = (0.25, 5.0)  # first and longest pause between two looks at a server that is down
 _FAILURES = 5  # broken requests in a row after which a server's health is asked for
 _PAUSE_WHEN_FULL = 1.0  # seconds without new requests where the server names none
+_PAUSE_BOUNDS = (0.25, 60.0)  # whatever it names
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +114,12 @@ class Fleet:
 
     @property
     def state(self) -> str:
-        """Why nothing moves, in a user's words; empty while an endpoint is up."""
-        if self._up.is_set():
+        """Why nothing moves, in a user's words; empty while an endpoint takes requests."""
+        now = _now()
+        whys = [m.down_why or ("full" if now < m.rests_until else "") for m in self.members]
+        if not all(whys):
             return ""
-        return "; ".join(f"{m.endpoint.url}: {m.down_why}" for m in self.members)
+        return "; ".join(f"{m.endpoint.url}: {w}" for m, w in zip(self.members, whys, strict=True))
 
     async def ask(
         self, home: str, make_body: Callable[[Endpoint], bytes], *, first: bool = False
@@ -134,6 +137,7 @@ class Fleet:
             RejectedError, TransportError: As `Endpoint.send`.
             NoEndpointError: No endpoint could be reached for the whole patience.
         """
+        full_since = 0.0
         while True:
             async with self._place(home, first) as member:
                 began = _now()
@@ -143,6 +147,8 @@ class Fleet:
                     )
                 except FullError as error:
                     self._rest(member, error)
+                    full_since = full_since or _now()
+                    self._require_patience(full_since, error)
                     continue
                 except RequestError as error:
                     if isinstance(error, TransportError):
@@ -158,6 +164,11 @@ class Fleet:
     def answered_since(self, moment: float) -> bool:
         """Whether any endpoint answered after `moment` (event loop's clock)."""
         return any(member.last_answer > moment for member in self.members)
+
+    async def any_healthy(self) -> bool:
+        """Whether any endpoint says at this moment that it is well."""
+        said = await asyncio.gather(*(member.endpoint.healthy() for member in self.members))
+        return any(said)
 
     @contextlib.asynccontextmanager
     async def _place(self, home: str, first: bool) -> AsyncIterator[_Member]:
@@ -235,8 +246,14 @@ class Fleet:
             self._take(member)
             place.set_result(member)
 
+    def _require_patience(self, full_since: float, error: FullError) -> None:
+        patience = self.options.patience
+        if _now() - full_since > patience and not self.answered_since(full_since):
+            raise NoEndpointError(f"every endpoint has been full for {patience:.0f} s: {error}")
+
     def _rest(self, member: _Member, error: FullError) -> None:
-        pause = error.retry_after if error.retry_after is not None else _PAUSE_WHEN_FULL
+        named = error.retry_after if error.retry_after is not None else _PAUSE_WHEN_FULL
+        pause = min(max(named, _PAUSE_BOUNDS[0]), _PAUSE_BOUNDS[1])
         member.limit.on_full(_now(), pause)
         member.rests_until = max(member.rests_until, _now() + pause)
         asyncio.get_running_loop().call_later(pause + 0.001, self._wake)

@@ -170,4 +170,6 @@ def require(proofs: list[Proof]) -> None:
         lines = [
             f"{proof.url} did not pass its check: {'; '.join(proof.problems)}" for proof in bad
         ]
-        raise NoEndpointError("\n".join([*lines, "--no-check starts all the same"]))
+        if any(proof.model for proof in bad):
+            lines.append("--no-check starts all the same")
+        raise NoEndpointError("\n".join(lines))

@@ -40,8 +40,8 @@ class ImagePool:
         )
 
     def close(self) -> None:
-        """Ends the workers; what has not begun is dropped."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        """Ends the workers, without waiting for one that hangs at a dead disk."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> ImagePool:
         return self

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 import platformdirs
@@ -39,6 +39,10 @@ class Record:
     outcome: str
     fingerprint: str
     sha256: str | None
+    size: int | None
+    at: float
+    stem: str | None
+    glitch: str | None
     file: Path
     offset: int
     length: int
@@ -56,18 +60,14 @@ class Record:
 
 
 def state_folder(out: Path) -> Path:
-    """Where a job's journal lives: in `out/.joycap`, or in the user's state folder where `out`
-    cannot be written."""
+    """Where a job's journal lives: `out/.joycap`, or the user's state folder where `out` cannot
+    be written or is no folder of the job's own."""
     inside = out / ".joycap"
-    try:
-        inside.mkdir(parents=True, exist_ok=True)
-        probe = inside / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError:
-        name = f"{out.name or 'root'}-{sha256(os.fsencode(out)).hexdigest()[:12]}"
-        return platformdirs.user_state_path("joycap-vllm") / "jobs" / name
-    return inside
+    there = next((p for p in (inside, out, *out.parents) if p.exists()), out)
+    if out != Path(out.anchor) and there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return inside
+    name = f"{out.name or 'root'}-{sha256(os.fsencode(out)).hexdigest()[:12]}"
+    return platformdirs.user_state_path("joycap-vllm") / "jobs" / name
 
 
 def make_line(
@@ -78,6 +78,7 @@ def make_line(
     outcome: Outcome,
     image: Prepared | None,
     asked: str | None,
+    stem: str | None,
     now: float,
 ) -> bytes:
     """The record of one outcome.
@@ -89,6 +90,7 @@ def make_line(
         outcome: How the task ended.
         image: The image, if it could be read.
         asked: The exact text, where it differs from image to image.
+        stem: The stem of its sidecars, where it is not the file's own.
         now: Seconds since 1970.
     """
     attempts = [
@@ -127,39 +129,59 @@ def make_line(
         "image": facts,
         "t": now,
     }
-    if asked is not None:
-        record["asked"] = asked
+    record |= {k: v for k, v in (("asked", asked), ("stem", stem)) if v is not None}
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def read_file(path: Path) -> Iterator[tuple[dict[str, Any], int, int]]:
-    """Every whole record of one file with its offset and length; damaged lines are passed over."""
+    """Every whole record of one file with its offset and length; damaged lines are passed over.
+
+    Raises:
+        OutputError: The file cannot be read.
+    """
     offset = 0
-    with path.open("rb") as file:
-        for line in file:
-            start, offset = offset, offset + len(line)
-            if not line.endswith(b"\n"):
-                return
-            with contextlib.suppress(orjson.JSONDecodeError):
-                data = orjson.loads(line)
-                if isinstance(data, dict) and "key" in data and "prompt" in data:
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                start, offset = offset, offset + len(line)
+                if not line.endswith(b"\n"):
+                    return
+                data = _record_of(line)
+                if data is not None:
                     yield data, start, len(line)
+    except OSError as error:
+        raise OutputError(f"the journal {path} cannot be read: {error.strerror}") from error
+
+
+def _record_of(line: bytes) -> dict[str, Any] | None:
+    try:
+        data = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(data, dict):
+        return None
+    names = (data.get("key"), data.get("prompt"), data.get("outcome"))
+    return data if all(isinstance(name, str) for name in names) else None
 
 
 def read_records(folder: Path) -> dict[tuple[str, str], Record]:
     """The latest record of each task, by key and prompt, over all journals of a folder."""
     latest: dict[tuple[str, str], Record] = {}
-    times: dict[tuple[str, str], float] = {}
     for path in sorted(folder.glob("journal-*.jsonl")):
         for data, offset, length in read_file(path):
             task = (data["key"], data["prompt"])
-            if data.get("t", 0.0) < times.get(task, 0.0):
+            at = data.get("t") or 0.0
+            if task in latest and at < latest[task].at:
                 continue
-            times[task] = data.get("t", 0.0)
+            image = data.get("image") or {}
             latest[task] = Record(
-                outcome=data.get("outcome", ""),
-                fingerprint=data.get("fp", ""),
-                sha256=(data.get("image") or {}).get("sha256"),
+                outcome=data["outcome"],
+                fingerprint=data.get("fp") or "",
+                sha256=image.get("sha256"),
+                size=image.get("bytes"),
+                at=at,
+                stem=data.get("stem"),
+                glitch=data.get("glitch"),
                 file=path,
                 offset=offset,
                 length=length,
@@ -168,24 +190,25 @@ def read_records(folder: Path) -> dict[tuple[str, str], Record]:
 
 
 class Journal:
-    """This process's own file; use it as an async context manager.
+    """This process's own file, locked as long as it is open; use it as an async context manager.
 
     Args:
         folder: The job's state folder; made if it is not there.
+
+    Raises:
+        OutputError: On making: no file can be kept there.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._file: BinaryIO | None = None
-        self._good = 0
+        self._file, self.path = _own_file(folder)
+        self._good = _cut_torn_tail(self._file)
         self._pending: list[tuple[bytes, asyncio.Future[None]]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="joycap-journal")
 
     async def __aenter__(self) -> Journal:
-        self._file = _own_file(self.folder)
-        self._good = _cut_torn_tail(self._file)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -196,8 +219,16 @@ class Journal:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._flusher
         self._thread.shutdown()
-        if self._file is not None:
-            self._file.close()
+        os.close(self._file)
+
+    def earlier_writer(self) -> Path | None:
+        """The journal of a process that came before this one and is still at work, if any."""
+        for path in sorted(self.folder.glob("journal-*.jsonl"), key=_number):
+            if path == self.path:
+                return None
+            if _is_locked(path):
+                return path
+        return None
 
     async def append(self, line: bytes) -> None:
         """Adds a record, and returns once it is synced.
@@ -240,64 +271,71 @@ class Journal:
                 synced.set_result(None)
 
     def _write(self, data: bytes) -> None:
-        assert self._file is not None  # noqa: S101 - set on entering
+        left = memoryview(data)
         try:
-            self._file.write(data)
-            self._file.flush()
-            os.fdatasync(self._file.fileno())
+            while left:
+                left = left[os.write(self._file, left) :]
+            os.fdatasync(self._file)
         except OSError as error:
             with contextlib.suppress(OSError):
-                self._file.truncate(self._good)
-                self._file.seek(self._good)
+                os.ftruncate(self._file, self._good)
+                os.lseek(self._file, self._good, os.SEEK_SET)
             raise OutputError(
-                f"the journal {self._file.name} cannot be written: {error.strerror}", error.errno
+                f"the journal {self.path} cannot be written: {error.strerror}; what it holds is "
+                "safe, and the same command goes on from there",
+                error.errno,
             ) from error
         self._good += len(data)
 
 
-def _own_file(folder: Path) -> BinaryIO:
+def _own_file(folder: Path) -> tuple[int, Path]:
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40] or "host"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(1, 10_000):
             path = folder / f"journal-{host}-{number}.jsonl"
-            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                file.close()
+                os.close(file)
                 continue
-            return file
+            return file, path
     except OSError as error:
-        raise OutputError(f"no journal can be kept in {folder}: {error.strerror}") from error
+        raise OutputError(
+            f"no journal can be kept in {folder}: {error.strerror}; --journal names another folder",
+            error.errno,
+        ) from error
     raise OutputError(f"too many journals in {folder}")
 
 
-def _cut_torn_tail(file: BinaryIO) -> int:
+def _cut_torn_tail(file: int) -> int:
     """Cuts what follows the last whole line, and returns the length that is left."""
-    size = file.seek(0, os.SEEK_END)
+    size = os.lseek(file, 0, os.SEEK_END)
     end, block = size, 1 << 16
     while end > 0:
         start = max(0, end - block)
-        file.seek(start)
-        at = file.read(end - start).rfind(b"\n")
+        at = os.pread(file, end - start, start).rfind(b"\n")
         if at >= 0:
             end = start + at + 1
             break
         end = start
     if end < size:
-        file.truncate(end)
-    file.seek(end)
-    return end
+        os.ftruncate(file, end)
+    return os.lseek(file, end, os.SEEK_SET)
 
 
-def others_at_work(folder: Path) -> list[Path]:
-    """Journals of the folder that another process holds open at this moment."""
-    busy = []
-    for path in sorted(folder.glob("journal-*.jsonl")):
+def _number(path: Path) -> tuple[int, str]:
+    digits = path.stem.rpartition("-")[2]
+    return (int(digits) if digits.isdecimal() else 0, path.name)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
         with path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                busy.append(path)
-    return busy
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -51,6 +51,8 @@ def _judge_row(line: bytes, where: str, style: Style) -> Verdict:
         text = row["text"]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise UsageError(f'{where}: each row is {{"text": ...}}') from error
+    if text is None:
+        text = ""  # what a server that answers null has said
     if not isinstance(text, str):
         raise UsageError(f"{where}: the text is no string")
     wanted = row.get("style") or style

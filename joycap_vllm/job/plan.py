@@ -6,12 +6,14 @@ import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
 
 from joycap_vllm.job.journal import Record
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.outputs import Sidecars, Target
 from joycap_vllm.prompts import Prompt
-from joycap_vllm.sources import SourceImage
+from joycap_vllm.sources import Folder, SourceImage, key_of
 
 _SHOWN = 5
 
@@ -23,6 +25,7 @@ class PlannedImage:
     Args:
         image: Where it is.
         target: Its sidecars.
+        stem: The stem of its sidecars, where it is not the file's own.
         todo: Prompts to ask.
         done: Records that stand, by prompt; their captions may have to be written again.
         skipped: Tasks that need nothing: captioned before, or their sidecar says something.
@@ -30,6 +33,7 @@ class PlannedImage:
 
     image: SourceImage
     target: Target
+    stem: str | None
     todo: tuple[Prompt, ...]
     done: Mapping[str, Record]
     skipped: int
@@ -45,6 +49,13 @@ class Survey:
     renamed: int = 0
     renamed_shown: list[str] = field(default_factory=list)
     first: list[PlannedImage] = field(default_factory=list)
+
+    def note_renamed(self, planned: PlannedImage, prompt: str) -> None:
+        """Counts an image whose sidecar takes the whole name, and keeps a few to show."""
+        self.renamed += 1
+        if len(self.renamed_shown) < _SHOWN:
+            sidecar = planned.target.files[prompt].name
+            self.renamed_shown.append(f"{planned.image.key} -> {sidecar}")
 
 
 class Plan:
@@ -79,45 +90,59 @@ class Plan:
 
     def images(self, survey: Survey | None = None) -> Iterator[PlannedImage]:
         """This run's images; notes renamed sidecars in `survey`."""
-        left = self.settings.limit
-        for image, target in self._chosen(survey):
-            if left is not None:
-                if left <= 0:
-                    return
-                left -= 1
-            yield self._planned(image, target)
+        chosen = self._chosen(survey)
+        yield from chosen if self.settings.limit is None else islice(chosen, self.settings.limit)
 
-    def _planned(self, image: SourceImage, target: Target) -> PlannedImage:
+    def _chosen(self, survey: Survey | None) -> Iterator[PlannedImage]:
+        if self.settings.sample is not None and self._sample is None:
+            self._sample = self._draw(self.settings.sample)
+        for folder in self.settings.source.folders():
+            stems = self.sidecars.stems(folder.names, self._kept_stems(folder))
+            targets = self.sidecars.targets(folder.path, stems)
+            for image in folder.images:
+                if not self._mine(image.key):
+                    continue
+                name = image.path.name
+                renamed = stems[name] if stems[name] != Path(name).stem else None
+                planned = self._planned(image, targets[name], renamed)
+                if survey is not None and renamed is not None:
+                    survey.note_renamed(planned, self.settings.prompts[0].name)
+                yield planned
+
+    def _kept_stems(self, folder: Folder) -> dict[str, str]:
+        kept = {}
+        for name in folder.names:
+            key = key_of(folder.path / name, self.settings.source.root)
+            for prompt in self.settings.prompts:
+                record = self._records.get((key, prompt.name))
+                if record is not None:
+                    kept[name] = record.stem or Path(name).stem
+        return kept
+
+    def _planned(self, image: SourceImage, target: Target, stem: str | None) -> PlannedImage:
         done: dict[str, Record] = {}
         todo: list[Prompt] = []
         skipped = 0
         for prompt in self.settings.prompts:
             record = self._records.get((image.key, prompt.name))
-            if record is not None and record.fingerprint == self._fingerprints[prompt.name]:
+            if record is not None and self._stands(record, prompt, image):
                 done[prompt.name] = record
+                if record.outcome == "failed":  # the file may have been mended since
+                    todo.append(prompt)
             elif self.settings.sidecars.existing == "skip" and target.filled(prompt.name):
                 skipped += 1
             else:
                 todo.append(prompt)
-        todo += [p for p in self.settings.prompts if p.name in done and _may_mend(done[p.name])]
-        return PlannedImage(image, target, tuple(todo), done, skipped)
+        return PlannedImage(image, target, stem, tuple(todo), done, skipped)
 
-    def _chosen(self, survey: Survey | None) -> Iterator[tuple[SourceImage, Target]]:
-        if self.settings.sample is not None and self._sample is None:
-            self._sample = self._draw(self.settings.sample)
-        for folder in self.settings.source.folders():
-            names = [image.path.name for image in folder.images]
-            targets, renamed = self.sidecars.targets(folder.path, names)
-            for image in folder.images:
-                if not self._mine(image.key):
-                    continue
-                name = image.path.name
-                if survey is not None and name in renamed:
-                    survey.renamed += 1
-                    if len(survey.renamed_shown) < _SHOWN:
-                        sidecar = targets[name].files[self.settings.prompts[0].name]
-                        survey.renamed_shown.append(f"{image.key} -> {sidecar.name}")
-                yield image, targets[name]
+    def _stands(self, record: Record, prompt: Prompt, image: SourceImage) -> bool:
+        """Whether the record is about this prompt and picture, and is not to be asked again."""
+        if record.fingerprint != self._fingerprints[prompt.name]:
+            return False
+        again = self.settings.again
+        if "all" in again or record.outcome in again or record.glitch in again:
+            return False
+        return record.outcome == "failed" or record.size in (None, image.size())
 
     def _mine(self, key: str) -> bool:
         part, parts = self.settings.shard
@@ -133,11 +158,6 @@ class Plan:
             if self._mine(image.key)
         )
         return frozenset(heapq.nsmallest(count, keys, key=lambda key: _hash(f"sample {key}")))
-
-
-def _may_mend(record: Record) -> bool:
-    """Whether a failed task is worth a look: the file may have been mended since."""
-    return record.outcome == "failed"
 
 
 def _hash(key: str) -> int:

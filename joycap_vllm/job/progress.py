@@ -39,10 +39,10 @@ class Summary:
 
 
 class Progress:
-    """Counts as they grow; `total` is the number of tasks of the run, as far as it is known."""
+    """Counts as they grow; `total` is the number of tasks of the run, None until it is known."""
 
     def __init__(self) -> None:
-        self.total = 0
+        self.total: int | None = None
         self.images = 0
         self.counts: Counter[str] = Counter()
         self.glitches: Counter[str] = Counter()
@@ -80,7 +80,7 @@ class Progress:
     def eta(self) -> float | None:
         """Seconds that the rest takes at the present rate."""
         rate = self.rate
-        return (self.total - self.done) / rate if rate else None
+        return (self.total - self.done) / rate if rate and self.total is not None else None
 
     def add(self, outcome: Outcome) -> None:
         """A task ended in this run."""

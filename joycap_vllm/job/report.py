@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from joycap_vllm.errors import UsageError
-from joycap_vllm.job.journal import read_file
+from joycap_vllm.job.journal import read_file, state_folder
 
 _MOST = 1000  # failures kept with their reasons
 
@@ -34,7 +34,7 @@ def journals_of(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    for folder in (path / ".joycap", path):
+    for folder in (path / ".joycap", path, state_folder(path.absolute())):
         found = sorted(folder.glob("journal-*.jsonl"))
         if found:
             return found
@@ -52,7 +52,7 @@ def make_report(paths: Sequence[Path]) -> Report:
     for path in paths:
         for journal in journals_of(path):
             for data, _, _ in read_file(journal):
-                at = float(data.get("t", 0.0))
+                at = float(data.get("t") or 0.0)
                 report.began = min(report.began or at, at)
                 report.ended = max(report.ended, at)
                 attempts = data.get("attempts") or []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from joycap_vllm.captioner import Captioner, Outcome
-from joycap_vllm.errors import ImageError, JoycapError, OutputError
+from joycap_vllm.errors import ImageError, JoycapError, NoEndpointError, OutputError
 from joycap_vllm.images import Prepared
 from joycap_vllm.job.journal import Journal, Record, make_line
 from joycap_vllm.job.plan import Plan, PlannedImage
@@ -18,6 +18,8 @@ from joycap_vllm.job.progress import Progress
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.prompts import Prompt, ask, variables_of
 
+_BROKEN_SERVER = 40  # tasks in a row that ended without a caption; by chance that never happens
+_GRACE = 0.5  # seconds
 _CHUNK = 64  # images taken from the plan at once, off the event loop
 
 
@@ -48,30 +50,38 @@ class Stop:
 
 
 async def run_job(
-    plan: Plan, progress: Progress, *, stop: Stop, watch: Watcher, say: Callable[[str], None]
+    plan: Plan,
+    journal: Journal,
+    progress: Progress,
+    *,
+    stop: Stop,
+    ready: Callable[[], None],
+    watch: Watcher,
+    say: Callable[[str], None],
 ) -> None:
     """Runs what the plan has left to do; `progress` tells all about it afterwards.
 
     Args:
         plan: The tasks.
+        journal: Where outcomes go.
         progress: Counts, filled in.
         stop: Asked once, no new image is begun; asked twice, what is in flight is dropped.
+        ready: Called once the endpoints have passed their check and work begins.
         watch: Shown the progress.
         say: Told what users should know.
 
     Raises:
-        NoEndpointError: No endpoint could be reached, at the start or for the whole patience.
+        NoEndpointError: No endpoint could be reached, at the start or for the whole patience, or
+            nothing but glitches comes.
         OutputError: The journal cannot be written; what was synced is kept.
     """
     settings = plan.settings
-    async with (
-        Captioner(*settings.urls, options=settings.captioner) as captioner,
-        Journal(settings.state) as journal,
-    ):
+    async with Captioner(*settings.urls, options=settings.captioner) as captioner:
+        ready()
         for notice in captioner.notices:
             say(notice)
-        job = _Run(plan, progress, captioner, journal, say)
-        ticker = asyncio.create_task(_tick(job, watch))
+        job = _Run(plan, progress, captioner, journal)
+        ticker = asyncio.create_task(_tick(job, stop, watch))
         work = asyncio.create_task(job.feed(stop))
         hurry = asyncio.create_task(stop.twice())
         try:
@@ -85,10 +95,12 @@ async def run_job(
             work.result()
 
 
-async def _tick(job: _Run, watch: Watcher) -> None:
+async def _tick(job: _Run, stop: Stop, watch: Watcher) -> None:
     while True:
         job.look()
         watch(job.progress)
+        if stop.asked and job.progress.waiting_for:
+            stop()  # nothing that is in flight can be finished
         await asyncio.sleep(0.25)
 
 
@@ -101,7 +113,6 @@ class _Run:
         progress: Progress,
         captioner: Captioner,
         journal: Journal,
-        say: Callable[[str], None],
     ) -> None:
         self.progress = progress
         self._plan = plan
@@ -109,7 +120,7 @@ class _Run:
         self._fingerprints = plan.settings.fingerprints()
         self._captioner = captioner
         self._journal = journal
-        self._say = say
+        self._in_a_row = 0
         self._active: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._broken: JoycapError | None = None
@@ -136,6 +147,8 @@ class _Run:
                     self._begin(planned)
             while self._active and self._broken is None:
                 await self._wait_for_one()
+            if self._active:  # what is answered already is worth the moment that recording takes
+                await asyncio.wait(self._active, timeout=_GRACE)
         finally:
             for task in self._active:
                 task.cancel()
@@ -207,9 +220,17 @@ class _Run:
     ) -> Outcome:
         key = planned.image.key
         outcome = await self._captioner.outcome(image, prompt, key=key, text=text)
+        self._in_a_row = 0 if outcome.outcome == "ok" else self._in_a_row + 1
         if outcome.outcome != "ok":
             self.progress.problems.append(f"{key}: {outcome.glitch or 'failed'}: {outcome.why}")
         await self._record(planned, prompt, outcome, image, text)
+        if self._in_a_row >= _BROKEN_SERVER and self._broken is None:
+            self._broken = NoEndpointError(
+                f"the last {self._in_a_row} answers are no captions ({outcome.glitch or 'failed'}: "
+                f"{outcome.why}): the server is broken or serves another model. Once it is mended, "
+                "run the same command with --again glitched --again failed"
+            )
+            self._room.set()
         return outcome
 
     async def _fail(
@@ -242,6 +263,7 @@ class _Run:
                 outcome=outcome,
                 image=image,
                 asked=text if varies else None,
+                stem=planned.stem,
                 now=time.time(),
             )
         )
@@ -298,15 +320,13 @@ def _write_captions(
     fresh: Mapping[str, str],
     progress: Progress,
 ) -> None:
-    captions = {
-        name: record.caption()
-        for name, record in earlier.items()
-        if _handed_out(plan.settings, record.outcome)
-    } | dict(fresh)
-    if not captions:
+    kept = {n: r for n, r in earlier.items() if _handed_out(plan.settings, r.outcome)}
+    if not kept and not fresh:
         return
+    captions = {name: record.caption() for name, record in kept.items()} | dict(fresh)
+    recorded = {name: record.at for name, record in kept.items()}
     try:
-        plan.sidecars.write(planned.target, captions)
+        plan.sidecars.write(planned.target, captions, recorded)
     except OutputError as error:
         if error.stops_all:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +35,8 @@ class JobSettings:
         shard: This machine's part and the number of parts, from (1, 1).
         limit: Most images; None takes all.
         sample: So many images, drawn by their keys; None takes all.
+        again: Outcomes or kinds of glitches that are asked again although the journal has them;
+            `all` are all.
         accept_changes: Go on with settings that differ from the journal's.
     """
 
@@ -47,6 +50,7 @@ class JobSettings:
     shard: tuple[int, int] = (1, 1)
     limit: int | None = None
     sample: int | None = None
+    again: frozenset[str] = frozenset()
     accept_changes: bool = False
 
     def __post_init__(self) -> None:
@@ -63,13 +67,15 @@ class JobSettings:
 
     def lasting(self) -> dict[str, Any]:
         """The settings that all runs of one job must share, as plain data."""
-        options = self.sidecars
+        options, home = self.sidecars, self.state.parent
+        own = self.state.is_relative_to(options.root)
         data = {
+            "root": None if own else str(options.root),  # a folder may move with its own journal
             "recipe": RECIPE,
             "prompts": {prompt.name: _lasting_prompt(prompt) for prompt in self.prompts},
             "sidecars": {
                 "extension": options.extension,
-                "out": str(options.out) if options.out else None,
+                "out": os.path.relpath(options.out, home) if options.out else None,
                 "together": options.together,
                 **asdict(options.dressing),
             },

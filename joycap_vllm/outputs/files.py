@@ -13,11 +13,14 @@ from joycap_vllm.errors import OutputError
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a whole file or nothing: a temporary name in the same folder, sync, rename.
 
+    A symbolic link stays one; what it points to is written.
+
     Raises:
         OutputError: The disk is full, or the folder cannot be written.
     """
-    temporary = path.with_name(f".{secrets.token_hex(6)}.joycap-tmp")
     try:
+        path = path.resolve() if path.is_symlink() else path
+        temporary = path.with_name(f".{secrets.token_hex(6)}.joycap-tmp")
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             with os.fdopen(descriptor, "wb") as file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,8 @@ from joycap_vllm.errors import OutputError
 from joycap_vllm.outputs.files import write_atomically
 from joycap_vllm.outputs.text import Dressing, dress, join
 
+# Seconds; a file system's clock may stand a little behind the one that records are stamped with.
+_CLOCK = 0.05
 Existing = Literal["skip", "overwrite", "append", "prepend"]
 
 
@@ -61,16 +63,24 @@ class Target:
             return False
 
 
-def assign_stems(names: Sequence[str], endings: Sequence[str]) -> dict[str, str]:
+def assign_stems(
+    names: Iterable[str], endings: Sequence[str], kept: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """A stem for each file name of a folder so that no two share a sidecar.
 
     The first by name keeps its plain stem (`a.jpg` has `a.txt`), the others take the whole name
     (`a.png` has `a.png.txt`).
+
+    Args:
+        names: All images of the folder, whether or not they are asked about.
+        endings: What is added to a stem.
+        kept: Stems of images that were captioned before; they stay, whatever is added later.
     """
+    kept = kept or {}
     taken: set[str] = set()
     stems: dict[str, str] = {}
-    for name in sorted(names):
-        stem = Path(name).stem
+    for name in sorted(names, key=lambda name: (name not in kept, name)):
+        stem = kept.get(name, Path(name).stem)
         while any(stem + ending in taken for ending in endings):
             stem = name if stem == Path(name).stem else f"{stem}_"
         taken.update(stem + ending for ending in endings)
@@ -85,56 +95,83 @@ class Sidecars:
         self.options = options
         self._endings = options.endings()
 
-    def targets(self, folder: Path, names: Sequence[str]) -> tuple[dict[str, Target], list[str]]:
-        """The sidecars of a folder's images, and the names that could not keep their stem."""
-        stems = assign_stems(names, list(dict.fromkeys(self._endings.values())))
+    def targets(self, folder: Path, stems: Mapping[str, str]) -> dict[str, Target]:
+        """The sidecars of a folder's images, by file name."""
         place = folder
         if self.options.out is not None:
             inside = folder.is_relative_to(self.options.root)
             place = self.options.out / (
                 folder.relative_to(self.options.root) if inside else folder.relative_to("/")
             )
-        targets = {
+        return {
             name: Target({p: place / (stem + e) for p, e in self._endings.items()})
             for name, stem in stems.items()
         }
-        return targets, [name for name, stem in stems.items() if stem != Path(name).stem]
 
-    def write(self, target: Target, captions: Mapping[str, str]) -> None:
+    def stems(self, names: Iterable[str], kept: Mapping[str, str]) -> dict[str, str]:
+        """As `assign_stems`, with this job's endings."""
+        return assign_stems(names, list(dict.fromkeys(self._endings.values())), kept)
+
+    def write(
+        self,
+        target: Target,
+        captions: Mapping[str, str],
+        recorded: Mapping[str, float] | None = None,
+    ) -> None:
         """Writes what can be written of an image's captions, each file at most once.
 
-        Writing again changes nothing: a file that already says so is left alone. An empty caption
-        is never written.
+        An empty caption is never written.
 
         Args:
             target: The image's sidecars.
             captions: Captions by prompt; a shared file waits until all prompts have theirs.
+            recorded: When captions of earlier runs were recorded, in seconds since 1970. A file
+                that was changed after that holds them already, or what a user made of them, and
+                is left alone; so is any that says something, where existing ones are skipped.
 
         Raises:
-            OutputError: A file cannot be written.
+            OutputError: A file cannot be written, or holds text that is not UTF-8.
         """
         dressed = {p: dress(text, self.options.dressing) for p, text in captions.items()}
         dressed = {p: line for p, line in dressed.items() if line}
-        if self.options.together:
-            if all(p in dressed for p in self.options.prompts):
-                lines = [dressed[p] for p in self.options.prompts]
-                self._put(target.files[self.options.prompts[0]], "\n".join(lines), tags=False)
-            return
-        for prompt, line in dressed.items():
-            self._put(target.files[prompt], line, tags=prompt in self.options.tag_prompts)
+        for path, prompts in self._by_file(target, dressed).items():
+            at = [(recorded or {}).get(prompt) for prompt in prompts]
+            if all(moment is not None for moment in at):
+                latest = max(moment for moment in at if moment is not None)
+                if self._stands(path, latest):
+                    continue
+            self._put(path, [dressed[prompt] for prompt in prompts], prompts)
 
-    def _put(self, path: Path, line: str, *, tags: bool) -> None:
+    def _by_file(self, target: Target, dressed: Mapping[str, str]) -> dict[Path, list[str]]:
+        wanted = self.options.prompts
+        if self.options.together:
+            complete = all(prompt in dressed for prompt in wanted)
+            return {target.files[wanted[0]]: list(wanted)} if complete else {}
+        return {target.files[prompt]: [prompt] for prompt in wanted if prompt in dressed}
+
+    def _stands(self, path: Path, recorded: float) -> bool:
         try:
-            old = path.read_text(encoding="utf-8", errors="replace").strip()
-        except FileNotFoundError:
-            old = ""
-        except OSError as error:
-            raise OutputError(f"{path} cannot be read: {error.strerror}", error.errno) from error
-        if old and self.options.existing == "append":
-            line = old if old.endswith(line) else join(old, line, tags=tags)
-        elif old and self.options.existing == "prepend":
-            line = old if old.startswith(line) else join(line, old, tags=tags)
-        if line == old:
+            status = path.stat()
+        except OSError:
+            return False
+        return status.st_size > 0 and status.st_mtime >= recorded - _CLOCK
+
+    def _put(self, path: Path, lines: list[str], prompts: Sequence[str]) -> None:
+        joins = self.options.existing in ("append", "prepend")
+        old = _text_of(path, strict=joins)
+        if old and self.options.existing == "skip":
+            return
+        if old and joins:
+            before = self.options.existing == "prepend"
+            olds = [*old.splitlines(), *[""] * len(lines)]
+            tags = [prompt in self.options.tag_prompts for prompt in prompts]
+            merged = [
+                join(line, was, tags=t) if before else join(was, line, tags=t)
+                for line, was, t in zip(lines, olds, tags, strict=False)
+            ]
+            lines = [*merged, *(line for line in olds[len(lines) :] if line)]
+        text = "\n".join(lines)
+        if text == old:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,4 +179,15 @@ class Sidecars:
             raise OutputError(
                 f"{path.parent} cannot be made: {error.strerror}", error.errno
             ) from error
-        write_atomically(path, line.encode("utf-8", "replace"))
+        write_atomically(path, text.encode("utf-8", "replace"))
+
+
+def _text_of(path: Path, *, strict: bool) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig", "strict" if strict else "replace").strip()
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError as error:
+        raise OutputError(f"{path} is not UTF-8 text and is left as it is") from error
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read: {error.strerror}", error.errno) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _END = re.compile(r"[.!?…\"'”’)]\Z")
 
 
@@ -24,12 +25,13 @@ class Dressing:
 
 
 def one_line(text: str) -> str:
-    """`text` with every run of white space that holds a line break as one space.
+    """`text` with every run of white space that holds a line break as one space, and no controls.
 
     kohya reads only a caption file's first line; OneTrainer and SimpleTuner take each line as a
     caption of its own.
     """
-    return re.sub(r"[^\S\n\r\v\f\x85\u2028\u2029]*[\n\r\v\f\x85\u2028\u2029]\s*", " ", text).strip()
+    line = re.sub(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", text)
+    return _CONTROL.sub("", line).strip()
 
 
 def dress(text: str, dressing: Dressing) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,13 @@ class SourceImage:
     key: str
     path: Path
 
+    def size(self) -> int | None:
+        """The file's size in bytes; None where it cannot be told."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return None
+
     def read(self, most: int = 1 << 30) -> bytes:
         """The file's bytes.
 
@@ -27,7 +36,10 @@ class SourceImage:
             ImageError: The file cannot be read, or is longer than `most` bytes.
         """
         try:
-            size = self.path.stat().st_size
+            status = self.path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError("it is no regular file")
+            size = status.st_size
             if size > most:
                 raise ImageError(
                     f"the file has {size / 1e6:.0f} MB, over the limit of {most // 1000000}"
@@ -38,9 +50,13 @@ class SourceImage:
 
 
 def key_of(path: Path, root: Path) -> str:
-    """`path` relative to `root` as text; bytes that are no UTF-8 become `\\xNN`."""
+    """`path` relative to `root` as text; bytes that are no UTF-8 become `\\xNN`.
+
+    A name that holds such a text by itself gets a second backslash, so that keys stay unique.
+    """
     try:
         name = path.relative_to(root).as_posix()
     except ValueError:
         name = path.as_posix()
+    name = re.sub(r"\\(?=x[89a-f][0-9a-f])", r"\\\\", name)
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

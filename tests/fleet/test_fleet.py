@@ -66,6 +66,17 @@ async def test_a_full_server_is_waited_for_at_no_charge() -> None:
     assert len(server.asked) == 3
 
 
+@pytest.mark.parametrize("pause", ["0", "0.1"])
+async def test_a_server_that_stays_full_ends_the_patience(pause: str) -> None:
+    with serving(lambda _: fail(503, retry_after=pause)) as server:
+        options = FleetOptions(patience=0.2)
+        async with Fleet([Endpoint(server.url)], options) as fleet:
+            with pytest.raises(NoEndpointError, match="full for"):
+                await asyncio.wait_for(fleet.ask("x", make_body), 5 if pause == "0" else 70)
+
+    assert len(server.asked) < 5
+
+
 async def test_retries_go_before_new_work() -> None:
     order: list[str] = []
 

@@ -63,8 +63,14 @@ async def test_an_answer_comes_with_its_finish_reason_and_tokens(server: FaultSe
         (fail(503), FullError, "503"),
         (fail(500), TransportError, "500"),
         (fail(502), TransportError, "502"),
-        (fail(401, "no key"), UnreachableError, "no key"),
-        (fail(404, "no such model"), UnreachableError, "no such model"),
+        (fail(401, "no key"), NoEndpointError, "refuses the API key"),
+        (fail(403, "not you"), TransportError, "not you"),
+        (fail(404, "no such model"), TransportError, "no such model"),
+        (
+            Reaction(garbage=b'{"choices": [{"message": {"content": 42}}]}'),
+            TransportError,
+            "no chat",
+        ),
         (Reaction(reset=True), TransportError, "broke"),
         (Reaction(text="half", half=True), TransportError, "broke"),
         (Reaction(garbage=b"<html>hello"), TransportError, "no chat completion"),
@@ -166,6 +172,27 @@ def test_urls_may_be_written_short(given_url: str, url: str) -> None:
     assert normal_url(given_url) == url
 
 
-def test_what_is_no_url_is_a_usage_error() -> None:
+@pytest.mark.parametrize("wrong", ["ftp://gpu:21", "http://gpu:abc/v1", "http://a,b", ""])
+def test_what_is_no_url_is_a_usage_error(wrong: str) -> None:
     with pytest.raises(UsageError, match="base URL"):
-        normal_url("ftp://gpu:21")
+        normal_url(wrong)
+
+
+def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError) as caught:
+        normal_url("http://user:secret@gpu:8000/v1")
+
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_proxy_is_not_asked_for_this_machines_own_servers(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    endpoint = Endpoint(server.url)
+    await endpoint.probe(None)
+    answer = await endpoint.send(body(), 10)
+    await endpoint.close()
+
+    assert answer.text

@@ -21,6 +21,15 @@ GOOD = [
     "1girl, solo, long hair, smile, looking at viewer, outdoors, tree, sky",
     "Row, row, row your boat is written on the page in a child's hand.",
     "-" * 40 + " A ruled line above a heading.",
+    "I can't believe how beautiful this sunset is! #sunset",
+    "I can't get enough of this view!",
+    "I'm not going to lie, this cake looks amazing.",
+    "I'm so sorry to everyone who missed this party!",
+    "Sorry, this beach is taken! Come back tomorrow.",
+    "As an AI-generated digital artwork, this piece blends soft light and hard shadow.",
+    "Unfortunately, I can't tell you what they said, but the concert was electric!",
+    "human, solo, standing, short hair, blue shirt",
+    'A web page shows the text "</s> is a tag" in a code editor.',
     "The menu lists coffee, tea, cocoa, juice; each drink has a small drawing beside it.",
 ]
 BAD = [
@@ -36,6 +45,18 @@ BAD = [
     ("I cannot assist with that.", "refusal"),
     ("As an AI language model, I am unable to describe people.", "refusal"),
     ("Sorry, I can’t describe this image.", "refusal"),
+    ("I’m not comfortable describing this image.", "refusal"),
+    ("Sorry — I can't help with this one.", "refusal"),
+    ("I cant help with that", "refusal"),
+    ("I am currently unable to view the image.", "refusal"),
+    ("I do not have the ability to view images.", "refusal"),
+    ("We're unable to assist with this request.", "refusal"),
+    ("I have to decline.", "refusal"),
+    ("I'd rather not describe this.", "refusal"),
+    ("null", "empty"),
+    ("N/A", "empty"),
+    ("<pad> A cat on a sofa.", "template_leak"),
+    ("A cat on a sofa.<|eot_id", "template_leak"),
     ("A red square.<|eot_id|><|start_header_id|>user", "template_leak"),
     ("assistant\n\nA red square on white.", "template_leak"),
     ("A red square on white.\nUser: and the next one?", "template_leak"),
@@ -65,6 +86,10 @@ def test_the_servers_word_counts() -> None:
     assert judge(text, finish_reason="length").glitch == "truncated"
     assert judge(text, finish_reason="repetition").glitch == "repetition"
     assert judge(text, finish_reason="stop").ok
+
+
+def test_a_filter_is_a_refusal() -> None:
+    assert judge("A woman in", finish_reason="content_filter").glitch == "refusal"
 
 
 def test_without_a_finish_reason_a_hanging_sentence_is_truncated() -> None:

@@ -17,7 +17,7 @@ from joycap_vllm.errors import OutputError
 from joycap_vllm.fleet import Usage
 from joycap_vllm.images import Prepared
 from joycap_vllm.job import Journal, read_records, state_folder
-from joycap_vllm.job.journal import make_line, others_at_work
+from joycap_vllm.job.journal import make_line
 
 IMAGE = Prepared(b"data:,", 640, 480, 1234, "ab" * 32)
 
@@ -32,7 +32,14 @@ def line(key: str, caption: str = "A dog.", at: float = 1.0) -> bytes:
         usage=Usage(800, 640, 20),
     )
     return make_line(
-        key=key, prompt="d", fingerprint="f" * 16, outcome=outcome, image=IMAGE, asked=None, now=at
+        key=key,
+        prompt="d",
+        fingerprint="f" * 16,
+        outcome=outcome,
+        image=IMAGE,
+        asked=None,
+        stem=None,
+        now=at,
     )
 
 
@@ -103,11 +110,11 @@ async def test_of_a_task_recorded_twice_the_later_record_counts(tmp_path: Path) 
 async def test_every_process_has_its_own_file_and_reads_all(tmp_path: Path) -> None:
     async with Journal(tmp_path) as one, Journal(tmp_path) as two:
         await asyncio.gather(one.append(line("a")), two.append(line("b")))
-        assert len(others_at_work(tmp_path)) == 2
+        assert one.earlier_writer() is None
+        assert two.earlier_writer() == one.path
 
     assert len(list(tmp_path.glob("journal-*.jsonl"))) == 2
     assert set(read_records(tmp_path)) == {("a", "d"), ("b", "d")}
-    assert others_at_work(tmp_path) == []
 
 
 @settings(
@@ -165,4 +172,6 @@ def test_the_journal_lives_beside_the_images_or_in_the_state_folder(tmp_path: Pa
     blocked.write_text("")
 
     assert state_folder(tmp_path) == tmp_path / ".joycap"
+    assert not (tmp_path / ".joycap").exists(), "nothing is made by asking"
+    assert state_folder(Path("/")).is_relative_to(tmp_path / "state")
     assert state_folder(blocked).is_relative_to(tmp_path / "state")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from joycap_vllm.outputs import (
     Dressing,
     SidecarOptions,
     Sidecars,
+    Target,
     assign_stems,
     dress,
     one_line,
@@ -29,6 +32,11 @@ names = st.lists(
 
 def sidecars(root: Path, *prompts: str, **options: object) -> Sidecars:
     return Sidecars(SidecarOptions(prompts=prompts, root=root, **options))  # type: ignore[arg-type]
+
+
+def only(made: Sidecars, folder: Path, name: str) -> Target:
+    """The sidecars of the only image of a folder."""
+    return made.targets(folder, made.stems([name], {}))[name]
 
 
 def test_the_first_by_name_keeps_the_plain_stem() -> None:
@@ -55,10 +63,8 @@ def test_whose_sidecar_is_whose_does_not_hang_on_the_order(files: list[str]) -> 
 
 def test_several_types_have_a_file_each(tmp_path: Path) -> None:
     made = sidecars(tmp_path, "descriptive", "booru")
-    targets, renamed = made.targets(tmp_path, ["a.jpg"])
-    made.write(targets["a.jpg"], {"descriptive": "A dog.", "booru": "dog, sofa"})
+    made.write(only(made, tmp_path, "a.jpg"), {"descriptive": "A dog.", "booru": "dog, sofa"})
 
-    assert renamed == []
     assert (tmp_path / "a.txt").read_text() == "A dog."
     assert (tmp_path / "a.booru.txt").read_text() == "dog, sofa"
 
@@ -67,7 +73,7 @@ def test_dual_puts_tags_on_line_one_and_prose_on_line_two_when_both_are_there(
     tmp_path: Path,
 ) -> None:
     made = sidecars(tmp_path, "booru", "prose", together=True)
-    target = made.targets(tmp_path, ["a.jpg"])[0]["a.jpg"]
+    target = only(made, tmp_path, "a.jpg")
     made.write(target, {"booru": "dog, sofa"})
     assert not (tmp_path / "a.txt").exists()
     made.write(target, {"booru": "dog, sofa", "prose": "A dog\nsleeps."})
@@ -78,7 +84,7 @@ def test_dual_puts_tags_on_line_one_and_prose_on_line_two_when_both_are_there(
 def test_an_out_folder_mirrors_the_tree(tmp_path: Path) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
     made = sidecars(root, "d", out=out, extension=".caption")
-    made.write(made.targets(root / "x" / "y", ["a.jpg"])[0]["a.jpg"], {"d": "A dog."})
+    made.write(only(made, root / "x" / "y", "a.jpg"), {"d": "A dog."})
 
     assert (out / "x" / "y" / "a.caption").read_text() == "A dog."
 
@@ -86,6 +92,7 @@ def test_an_out_folder_mirrors_the_tree(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("existing", "tags", "expected"),
     [
+        ("skip", False, "Old text"),
         ("overwrite", False, "A dog."),
         ("append", False, "Old text. A dog."),
         ("prepend", False, "A dog. Old text"),
@@ -96,19 +103,66 @@ def test_an_existing_sidecar_is_treated_as_asked_and_only_once(
     tmp_path: Path, existing: str, tags: bool, expected: str
 ) -> None:
     (tmp_path / "a.txt").write_text("Old text\n")
+    before = time.time() + 0.01
+    os.utime(tmp_path / "a.txt", (before - 60, before - 60))
     tagged = frozenset({"d"}) if tags else frozenset()
     made = sidecars(tmp_path, "d", existing=existing, tag_prompts=tagged)
-    target = made.targets(tmp_path, ["a.jpg"])[0]["a.jpg"]
+    target = only(made, tmp_path, "a.jpg")
+    made.write(target, {"d": "A dog."})
     for _ in range(3):
-        made.write(target, {"d": "A dog."})
+        made.write(target, {"d": "A dog."}, {"d": before - 30})
 
-    assert (tmp_path / "a.txt").read_text() == expected
+    assert (tmp_path / "a.txt").read_text().strip() == expected
+
+
+@pytest.mark.parametrize("existing", ["skip", "overwrite", "append", "prepend"])
+def test_what_a_user_made_of_a_caption_stays(tmp_path: Path, existing: str) -> None:
+    made = sidecars(tmp_path, "d", existing=existing)
+    target = only(made, tmp_path, "a.jpg")
+    (tmp_path / "a.txt").write_text("A dog, mended by hand.")
+    made.write(target, {"d": "A dog."}, {"d": time.time() - 30})
+
+    assert (tmp_path / "a.txt").read_text() == "A dog, mended by hand."
+
+
+def test_dual_lines_are_joined_line_by_line_and_only_once(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("cat\nA cat.\nmore")
+    made = sidecars(
+        tmp_path, "t", "p", together=True, existing="append", tag_prompts=frozenset({"t"})
+    )
+    made.write(only(made, tmp_path, "a.jpg"), {"t": "dog", "p": "A dog."})
+
+    assert (tmp_path / "a.txt").read_text() == "cat, dog\nA cat. A dog.\nmore"
+
+
+def test_text_that_is_not_utf8_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+    made = sidecars(tmp_path, "d", existing="append")
+    with pytest.raises(OutputError, match="not UTF-8"):
+        made.write(only(made, tmp_path, "a.jpg"), {"d": "A dog."})
+
+    assert (tmp_path / "a.txt").read_bytes() == b"caf\xe9"
+
+
+def test_a_linked_sidecar_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "a.txt").symlink_to(tmp_path / "real" / "b.txt")
+    write_atomically(tmp_path / "a.txt", b"A dog.")
+
+    assert (tmp_path / "a.txt").is_symlink()
+    assert (tmp_path / "real" / "b.txt").read_text() == "A dog."
+
+
+def test_whoever_had_a_stem_keeps_it_when_pictures_are_added() -> None:
+    stems = assign_stems(["a.gif", "a.jpg", "a.png"], [".txt"], {"a.png": "a", "a.jpg": "a.jpg"})
+
+    assert stems == {"a.png": "a", "a.jpg": "a.jpg", "a.gif": "a.gif"}
 
 
 def test_an_empty_sidecar_is_not_filled_and_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n")
     made = sidecars(tmp_path, "d")
-    target = made.targets(tmp_path, ["a.jpg"])[0]["a.jpg"]
+    target = only(made, tmp_path, "a.jpg")
     assert not target.filled("d")
     made.write(target, {"d": "A dog."})
 
@@ -117,7 +171,7 @@ def test_an_empty_sidecar_is_not_filled_and_is_replaced(tmp_path: Path) -> None:
 
 def test_nothing_empty_is_ever_written(tmp_path: Path) -> None:
     made = sidecars(tmp_path, "d")
-    made.write(made.targets(tmp_path, ["a.jpg"])[0]["a.jpg"], {"d": " \n "})
+    made.write(only(made, tmp_path, "a.jpg"), {"d": " \n "})
 
     assert list(tmp_path.iterdir()) == []
 
@@ -128,6 +182,7 @@ def test_a_caption_is_always_one_line(text: str) -> None:
 
     assert len(line.splitlines()) <= 1 or not set(line) & set("\n\r\v\f\x85\u2028\u2029")
     assert line == line.strip()
+    assert not any(ord(c) < 32 and c != "\t" for c in line)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,59 @@ def test_a_list_is_relative_to_its_own_folder(tmp_path: Path) -> None:
     assert sorted(keys(listed)) == ["b.jpg", "sub/a.jpg"]
 
 
+def test_the_sidecars_that_a_shell_glob_names_too_are_no_lists(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "b.png", "notes.md")
+    (tmp_path / "a.txt").write_text("A dog.")
+    (tmp_path / "b.png.txt").write_text("A cat.")
+
+    assert keys(*sorted(tmp_path.iterdir())) == ["a.jpg", "b.png"]
+
+
+def test_names_that_look_alike_have_different_keys(tmp_path: Path) -> None:
+    make(tmp_path, "\\xff.jpg")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")).write_bytes(b"x")
+
+    assert len(set(keys(tmp_path))) == 2
+
+
+def test_a_folder_that_cannot_be_read_is_noted_and_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, "a.jpg", "closed/b.jpg", "open/c.jpg")
+    really = os.scandir
+
+    def guarded(path: Path) -> object:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return really(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    source = open_source([str(tmp_path)])
+    found = [image.key for folder in source.folders() for image in folder.images]
+
+    assert found == ["a.jpg", "open/c.jpg"]
+    assert source.unreadable == {tmp_path / "closed": "Permission denied"}
+
+
+def test_what_is_no_regular_file_fails_with_a_reason(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    source = open_source([str(tmp_path)])
+    loop, pipe = next(source.folders()).images
+
+    with pytest.raises(ImageError, match="no regular file"):
+        pipe.read()
+    with pytest.raises(ImageError, match="Too many levels"):
+        loop.read()
+
+
+@pytest.mark.parametrize("later", ["rows.jsonl", "s3://bucket/x", "shard.tar"])
+def test_what_this_version_cannot_read_is_said_so(tmp_path: Path, later: str) -> None:
+    make(tmp_path, "rows.jsonl", "shard.tar")
+    with pytest.raises(UsageError, match="cannot be read by this version"):
+        open_source([later if "://" in later else str(tmp_path / later)])
+
+
 @pytest.mark.parametrize("missing", ["nothing-here", "*.nothing"])
 def test_what_is_not_there_is_a_usage_error(tmp_path: Path, missing: str) -> None:
     with pytest.raises(UsageError, match="nothing"):
