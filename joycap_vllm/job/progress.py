@@ -57,6 +57,10 @@ class Progress:
         self._started = time.monotonic()
         self._finished: deque[float] = deque(maxlen=2048)
 
+    def start(self) -> None:
+        """The servers are ready: from here on time counts."""
+        self._started = time.monotonic()
+
     @property
     def seconds(self) -> float:
         """Seconds since the start."""

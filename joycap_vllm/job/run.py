@@ -78,6 +78,7 @@ async def run_job(
     settings = plan.settings
     async with Captioner(*settings.urls, options=settings.captioner) as captioner:
         ready()
+        progress.start()
         for notice in captioner.notices:
             say(notice)
         job = _Run(plan, progress, captioner, journal)

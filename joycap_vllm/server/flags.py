@@ -18,6 +18,7 @@ TEMPLATE_TOKENS = 50
 PROMPT_TOKENS = 512
 ANSWER_TOKENS = 512
 CPU_SEQUENCES = 16
+CPU_BATCHED_TOKENS = 8192
 KEEP_ALIVE_SECONDS = 120
 DRAIN_SECONDS = 60
 IGNORED_BY_FP8 = '{"ignore":["vision_tower.*","multi_modal_projector.*"]}'
@@ -117,6 +118,12 @@ def _cpu_flags(shape: ModelShape, hardware: Hardware, options: ServeOptions) -> 
     sequences = options.max_num_seqs or CPU_SEQUENCES
     why = "as asked" if options.max_num_seqs else "more at once only wait for the same few cores"
     yield Flag("--max-num-seqs", str(sequences), why)
+    yield Flag("--max-num-batched-tokens", str(CPU_BATCHED_TOKENS), "ten pictures in a step")
+    yield Flag(
+        "--no-enable-chunked-prefill",
+        None,
+        "vLLM's CPU build dies of a seeded request whose prompt is read in parts",
+    )
     yield Flag("--dtype", "bfloat16", "as the weights are stored")
     yield Flag("--enforce-eager", None, "compiling takes longer than a CPU ever gains by it")
 
