@@ -60,6 +60,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         yield Engine(first_url(json.loads(line)), process)
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+        process.stdout.close()
+
+    assert process.returncode == 0, Path(log).read_text()
 
 
 def first_url(told: object) -> str:

@@ -39,4 +39,5 @@ async def test_at_least_95_percent_of_captions_are_right_for_each_type(engine: E
             for number in range(len(scenes)):
                 group.create_task(ask(number))
 
+    print(f"right of 200: {right}")
     assert all(count >= 190 for count in right.values()), right
