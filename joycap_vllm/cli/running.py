@@ -24,12 +24,13 @@ from joycap_vllm.job import (
     Journal,
     Plan,
     Progress,
+    Stop,
     Survey,
+    check_settings,
+    mend_outputs,
     read_records,
     run_job,
 )
-from joycap_vllm.job.run import Stop, mend_outputs
-from joycap_vllm.job.settings import check_settings
 
 INTERRUPTED = 130
 

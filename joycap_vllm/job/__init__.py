@@ -1,11 +1,14 @@
 """All images of a job, durably: plan, run, journal, resume, report."""
 
-from joycap_vllm.job.journal import Journal, Record, read_records, state_folder
+from joycap_vllm.job.journal import Journal
 from joycap_vllm.job.plan import Plan, Survey
 from joycap_vllm.job.progress import Progress, Summary
+from joycap_vllm.job.records import Record, read_records, state_folder
 from joycap_vllm.job.report import Report, make_report
 from joycap_vllm.job.run import run_job
-from joycap_vllm.job.settings import JobSettings
+from joycap_vllm.job.settings import JobSettings, check_settings
+from joycap_vllm.job.stop import Stop
+from joycap_vllm.job.writing import mend_outputs
 
 __all__ = [
     "JobSettings",
@@ -14,9 +17,12 @@ __all__ = [
     "Progress",
     "Record",
     "Report",
+    "Stop",
     "Summary",
     "Survey",
+    "check_settings",
     "make_report",
+    "mend_outputs",
     "read_records",
     "run_job",
     "state_folder",

@@ -13,15 +13,11 @@ import fcntl
 import os
 import re
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from hashlib import sha256
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import orjson
-import platformdirs
 
 from joycap_vllm.captioner import Outcome
 from joycap_vllm.errors import OutputError
@@ -30,44 +26,6 @@ from joycap_vllm.images import Prepared
 _VERSION = 1
 _GROUP = 64
 _WAIT = 0.02  # seconds between two syncs that are not full
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A line of a journal as far as resuming needs it; its caption is read when it is wanted."""
-
-    outcome: str
-    fingerprint: str
-    sha256: str | None
-    size: int | None
-    at: float
-    stem: str | None
-    glitch: str | None
-    file: Path
-    offset: int
-    length: int
-
-    def whole(self) -> dict[str, Any]:
-        """The whole line."""
-        with self.file.open("rb") as file:
-            file.seek(self.offset)
-            data: dict[str, Any] = orjson.loads(file.read(self.length))
-        return data
-
-    def caption(self) -> str:
-        """Its caption, perhaps empty."""
-        return self.whole().get("caption") or ""
-
-
-def state_folder(out: Path) -> Path:
-    """Where a job's journal lives: `out/.joycap`, or the user's state folder where `out` cannot
-    be written or is no folder of the job's own."""
-    inside = out / ".joycap"
-    there = next((p for p in (inside, out, *out.parents) if p.exists()), out)
-    if out != Path(out.anchor) and there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-        return inside
-    name = f"{out.name or 'root'}-{sha256(os.fsencode(out)).hexdigest()[:12]}"
-    return platformdirs.user_state_path("joycap-vllm") / "jobs" / name
 
 
 def make_line(
@@ -131,62 +89,6 @@ def make_line(
     }
     record |= {k: v for k, v in (("asked", asked), ("stem", stem)) if v is not None}
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def read_file(path: Path) -> Iterator[tuple[dict[str, Any], int, int]]:
-    """Every whole record of one file with its offset and length; damaged lines are passed over.
-
-    Raises:
-        OutputError: The file cannot be read.
-    """
-    offset = 0
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                start, offset = offset, offset + len(line)
-                if not line.endswith(b"\n"):
-                    return
-                data = _record_of(line)
-                if data is not None:
-                    yield data, start, len(line)
-    except OSError as error:
-        raise OutputError(f"the journal {path} cannot be read: {error.strerror}") from error
-
-
-def _record_of(line: bytes) -> dict[str, Any] | None:
-    try:
-        data = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(data, dict):
-        return None
-    names = (data.get("key"), data.get("prompt"), data.get("outcome"))
-    return data if all(isinstance(name, str) for name in names) else None
-
-
-def read_records(folder: Path) -> dict[tuple[str, str], Record]:
-    """The latest record of each task, by key and prompt, over all journals of a folder."""
-    latest: dict[tuple[str, str], Record] = {}
-    for path in sorted(folder.glob("journal-*.jsonl")):
-        for data, offset, length in read_file(path):
-            task = (data["key"], data["prompt"])
-            at = data.get("t") or 0.0
-            if task in latest and at < latest[task].at:
-                continue
-            image = data.get("image") or {}
-            latest[task] = Record(
-                outcome=data["outcome"],
-                fingerprint=data.get("fp") or "",
-                sha256=image.get("sha256"),
-                size=image.get("bytes"),
-                at=at,
-                stem=data.get("stem"),
-                glitch=data.get("glitch"),
-                file=path,
-                offset=offset,
-                length=length,
-            )
-    return latest
 
 
 class Journal:

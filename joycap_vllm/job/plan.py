@@ -9,7 +9,7 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
-from joycap_vllm.job.journal import Record
+from joycap_vllm.job.records import Record
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.outputs import Sidecars, Target
 from joycap_vllm.prompts import Prompt

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from joycap_vllm.errors import UsageError
-from joycap_vllm.job.journal import read_file, state_folder
+from joycap_vllm.job.records import read_file, state_folder
 
 _MOST = 1000  # failures kept with their reasons
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from joycap_vllm.captioner import Captioner, Outcome
-from joycap_vllm.errors import ImageError, JoycapError, NoEndpointError, OutputError
+from joycap_vllm.errors import ImageError, JoycapError, NoEndpointError
 from joycap_vllm.images import Prepared
-from joycap_vllm.job.journal import Journal, Record, make_line
+from joycap_vllm.job.journal import Journal, make_line
 from joycap_vllm.job.plan import Plan, PlannedImage
 from joycap_vllm.job.progress import Progress
+from joycap_vllm.job.records import Record
 from joycap_vllm.job.settings import JobSettings
+from joycap_vllm.job.stop import Stop
+from joycap_vllm.job.writing import handed_out, write_captions
 from joycap_vllm.prompts import Prompt, ask, variables_of
 
 _BROKEN_SERVER = 40  # tasks in a row that ended without a caption; by chance that never happens
@@ -28,25 +31,6 @@ class Watcher(Protocol):
 
     def __call__(self, progress: Progress) -> None:
         """Called several times a second while the job runs, and once at its end."""
-
-
-class Stop:
-    """The way out: once for a clean end, twice for the quick one."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-        self._changed = asyncio.Event()
-
-    def __call__(self) -> None:
-        """Ask to stop."""
-        self.asked += 1
-        self._changed.set()
-
-    async def twice(self) -> None:
-        """Returns when it was asked for a second time."""
-        while self.asked < 2:
-            await self._changed.wait()
-            self._changed.clear()
 
 
 async def run_job(
@@ -294,49 +278,10 @@ class _Run:
         fresh = {
             name: outcome.caption
             for name, outcome in outcomes.items()
-            if outcome.caption and _handed_out(self._settings, outcome.outcome)
+            if outcome.caption and handed_out(self._settings, outcome.outcome)
         }
         earlier = {name: record for name, record in done.items() if name not in outcomes}
-        await asyncio.to_thread(_write_captions, self._plan, planned, earlier, fresh, self.progress)
-
-
-def mend_outputs(plan: Plan, progress: Progress) -> None:
-    """Counts a job in which nothing is left to ask, and writes sidecars that are missing.
-
-    Raises:
-        OutputError: The disk is full or broken.
-    """
-    for planned in plan.images():
-        progress.images += 1
-        progress.add_earlier("ok", planned.skipped)
-        for record in planned.done.values():
-            progress.add_earlier(record.outcome)
-        _write_captions(plan, planned, planned.done, {}, progress)
-
-
-def _write_captions(
-    plan: Plan,
-    planned: PlannedImage,
-    earlier: Mapping[str, Record],
-    fresh: Mapping[str, str],
-    progress: Progress,
-) -> None:
-    kept = {n: r for n, r in earlier.items() if _handed_out(plan.settings, r.outcome)}
-    if not kept and not fresh:
-        return
-    captions = {name: record.caption() for name, record in kept.items()} | dict(fresh)
-    recorded = {name: record.at for name, record in kept.items()}
-    try:
-        plan.sidecars.write(planned.target, captions, recorded)
-    except OutputError as error:
-        if error.stops_all:
-            raise
-        progress.unwritten += 1
-        progress.problems.append(str(error))
-
-
-def _handed_out(settings: JobSettings, outcome: str) -> bool:
-    return outcome == "ok" or (outcome == "glitched" and settings.on_glitch == "keep")
+        await asyncio.to_thread(write_captions, self._plan, planned, earlier, fresh, self.progress)
 
 
 def _first_cause(error: BaseException) -> JoycapError:

@@ -1,0 +1,50 @@
+"""From records and outcomes to sidecars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from joycap_vllm.errors import OutputError
+from joycap_vllm.job.plan import Plan, PlannedImage
+from joycap_vllm.job.progress import Progress
+from joycap_vllm.job.records import Record
+from joycap_vllm.job.settings import JobSettings
+
+
+def mend_outputs(plan: Plan, progress: Progress) -> None:
+    """Counts a job in which nothing is left to ask, and writes sidecars that are missing.
+
+    Raises:
+        OutputError: The disk is full or broken.
+    """
+    for planned in plan.images():
+        progress.images += 1
+        progress.add_earlier("ok", planned.skipped)
+        for record in planned.done.values():
+            progress.add_earlier(record.outcome)
+        write_captions(plan, planned, planned.done, {}, progress)
+
+
+def write_captions(
+    plan: Plan,
+    planned: PlannedImage,
+    earlier: Mapping[str, Record],
+    fresh: Mapping[str, str],
+    progress: Progress,
+) -> None:
+    kept = {n: r for n, r in earlier.items() if handed_out(plan.settings, r.outcome)}
+    if not kept and not fresh:
+        return
+    captions = {name: record.caption() for name, record in kept.items()} | dict(fresh)
+    recorded = {name: record.at for name, record in kept.items()}
+    try:
+        plan.sidecars.write(planned.target, captions, recorded)
+    except OutputError as error:
+        if error.stops_all:
+            raise
+        progress.unwritten += 1
+        progress.problems.append(str(error))
+
+
+def handed_out(settings: JobSettings, outcome: str) -> bool:
+    return outcome == "ok" or (outcome == "glitched" and settings.on_glitch == "keep")
