@@ -143,7 +143,8 @@ class FaultServer:
             finally:
                 self._now -= 1
         elif path == "/v1/models":
-            await _send(writer, 200, {"data": [{"id": self.model, "owned_by": "tests"}]})
+            models = [{"id": self.model, "owned_by": "tests"}] if self.model else []
+            await _send(writer, 200, {"data": models})
         elif path == "/health":
             await _send(writer, 200, {})
         elif path == "/metrics" and self.gauges is not None:

@@ -35,6 +35,7 @@ CONTROL_TIMEOUT = 10.0  # seconds for health, models and metrics
 # Idle connections are closed before the server closes them: uvicorn does so after 5 s by default,
 # and a request sent into a closing connection is lost.
 KEEP_ALIVE = 3.0
+_NAMELESS = "joycaption"  # asked for where a server lists no models and none is named
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 _HOST = re.compile(r"[\w.:%-]+")
 _VLLM_GAUGE = re.compile(r"^vllm:num_requests_(running|waiting)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
@@ -160,22 +161,21 @@ class Endpoint:
         """Asks what the server is, and keeps the answer.
 
         Args:
-            model: The name to ask for; None takes the first that the server lists.
+            model: The name to ask for; None takes the first that the server lists, and
+                `joycaption` where it lists none.
 
         Raises:
             NoEndpointError: It cannot be reached, refuses the key, or serves no such model.
         """
         listed = await self._models()
         names = [row.get("id", "") for row in listed]
-        if model is None and not names:
-            raise NoEndpointError(f"{self.url} lists no model; name one with --model")
         if model is not None and names and model not in names:
             raise NoEndpointError(f"{self.url} serves {', '.join(names)}, but not {model}")
         row = listed[names.index(model) if model in names else 0] if listed else {}
         metrics = bool(_VLLM_GAUGE.search(await self._text("/metrics")))
         is_vllm = row.get("owned_by") == "vllm" or metrics
         self.abilities = Abilities(
-            model=model or names[0],
+            model=model or (names[0] if names else _NAMELESS),
             vllm=await self._version() if is_vllm else None,
             context=row.get("max_model_len"),
             metrics=metrics,

@@ -136,6 +136,17 @@ async def test_a_model_that_is_not_served_is_named(server: FaultServer) -> None:
     await endpoint.close()
 
 
+async def test_a_server_that_lists_no_models_is_asked_for_joycaption(
+    server: FaultServer,
+) -> None:
+    server.model = ""
+    endpoint = Endpoint(server.url)
+    abilities = await endpoint.probe(None)
+    await endpoint.close()
+
+    assert abilities.model == "joycaption"
+
+
 async def test_load_is_what_vllms_metrics_say(server: FaultServer) -> None:
     endpoint = Endpoint(server.url)
     assert await endpoint.load() is None
