@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "prompts": LEAF,
     "images": LEAF,
     "sources": LEAF,
-    "glitch": LEAF,
+    "glitch": LEAF | {"prompts"},
     "outputs": LEAF,
     "nano": LEAF,
     "fleet": LEAF | {"prompts"},

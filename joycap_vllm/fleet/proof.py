@@ -20,10 +20,9 @@ from joycap_vllm.errors import FullError, NoEndpointError, RequestError
 from joycap_vllm.fleet.answer import Answer
 from joycap_vllm.fleet.body import request_body
 from joycap_vllm.fleet.endpoint import Endpoint
+from joycap_vllm.prompts import build_prompt
 
 IMAGE_TOKENS = 729  # 27 x 27 patches of 14 pixels in 384 x 384
-SYSTEM = "You are a helpful image captioner."
-QUESTION = "Write a detailed description for this image."
 _TRIES = 3
 _DEADLINE = 180.0  # the first request after a start may compile and warm up
 MEND = (
@@ -138,10 +137,11 @@ def _body(endpoint: Endpoint, number: int) -> bytes:
     sampling: dict[str, object] = {"temperature": 0.3 * number, "max_tokens": 64, "seed": number}
     if endpoint.abilities.vllm is not None:
         sampling["return_token_ids"] = True
+    prompt = build_prompt()
     return request_body(
         model=endpoint.abilities.model,
-        system=SYSTEM,
-        text=QUESTION,
+        system=prompt.system,
+        text=prompt.text,
         data_url=test_picture(),
         sampling=sampling,
     )

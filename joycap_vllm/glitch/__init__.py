@@ -2,13 +2,12 @@
 
 from joycap_vllm.glitch.judge import judge
 from joycap_vllm.glitch.policy import Next, Tried, best_of, first_request, what_next
-from joycap_vllm.glitch.verdict import GLITCHES, Glitch, Style, Verdict
+from joycap_vllm.glitch.verdict import GLITCHES, Glitch, Verdict
 
 __all__ = [
     "GLITCHES",
     "Glitch",
     "Next",
-    "Style",
     "Tried",
     "Verdict",
     "best_of",

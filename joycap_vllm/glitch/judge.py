@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from joycap_vllm.glitch.loops import find_loop
-from joycap_vllm.glitch.verdict import Glitch, Style, Verdict
+from joycap_vllm.glitch.verdict import Glitch, Verdict
+from joycap_vllm.prompts import Style
 
 _LEAK = re.compile(
     r"<\|[a-z_]{2,64}(?:\d+)?(?:\||\Z)"  # a control token as text, perhaps cut

@@ -9,7 +9,8 @@ from pathlib import Path
 import orjson
 
 from joycap_vllm.errors import UsageError
-from joycap_vllm.glitch import Style, Verdict, judge
+from joycap_vllm.glitch import Verdict, judge
+from joycap_vllm.prompts import Style
 
 
 def lint_sidecars(
