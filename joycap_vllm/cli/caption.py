@@ -16,311 +16,349 @@ OUT = "What is written"
 WHICH = "Which images"
 
 
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT...",
+        help="Folders (recursive), image files, globs, or .txt lists of paths.",
+        show_default=False,
+    ),
+]
+Types = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--type",
+        envvar="JOYCAP_TYPE",
+        rich_help_panel=ASK,
+        help="Caption type; several make several captions. `joycap prompts` lists them. "
+        "[default: descriptive]",
+    ),
+]
+Length = Annotated[
+    str,
+    typer.Option(
+        envvar="JOYCAP_LENGTH",
+        rich_help_panel=ASK,
+        help='any, "very short", short, medium-length, long, "very long".',
+    ),
+]
+Words = Annotated[
+    int | None,
+    typer.Option(envvar="JOYCAP_WORDS", rich_help_panel=ASK, help="Word limit."),
+]
+Extras = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--extra",
+        envvar="JOYCAP_EXTRA",
+        rich_help_panel=ASK,
+        help="Extra option by short name, by number 1 to 27, or in your own words "
+        "(in the environment: names or numbers, with spaces between).",
+    ),
+]
+Name = Annotated[str, typer.Option(envvar="JOYCAP_NAME", rich_help_panel=ASK, help="Fills {name}.")]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        envvar="JOYCAP_PROMPT",
+        rich_help_panel=ASK,
+        help="Your own prompt; {stem}, {directory}, {caption} and {tags} are filled in.",
+    ),
+]
+PromptFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="JOYCAP_PROMPT_FILE",
+        rich_help_panel=ASK,
+        help='Your own prompt from a file: plain text, or JSON [{"prompt", "weight"}, ...].',
+    ),
+]
+SystemPrompt = Annotated[
+    str | None,
+    typer.Option(
+        envvar="JOYCAP_SYSTEM_PROMPT",
+        rich_help_panel=ASK,
+        help="[default: You are a helpful image captioner.]",
+    ),
+]
+Dual = Annotated[
+    bool,
+    typer.Option(
+        "--dual",
+        envvar="JOYCAP_DUAL",
+        rich_help_panel=ASK,
+        help="Booru-like tags on line 1, prose on line 2, as dual_caption does.",
+    ),
+]
+DualSplit = Annotated[
+    bool,
+    typer.Option(
+        "--dual-split", envvar="JOYCAP_DUAL_SPLIT", rich_help_panel=ASK, help="In two files."
+    ),
+]
+BaseUrls = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--base-url",
+        envvar=["JOYCAP_BASE_URL", "OPENAI_BASE_URL"],
+        rich_help_panel=WHERE,
+        help="OpenAI-compatible server; several make a fleet. [default: http://127.0.0.1:8000/v1]",
+    ),
+]
+Serve = Annotated[
+    str | None,
+    typer.Option(
+        envvar="JOYCAP_SERVE",
+        rich_help_panel=WHERE,
+        metavar="[MODEL]",
+        help="Start a server for the length of the job: `nano`, a path, or a model's name.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        envvar="JOYCAP_MODEL", rich_help_panel=WHERE, help="[default: what the server lists]"
+    ),
+]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="JOYCAP_API_KEY_FILE",
+        rich_help_panel=WHERE,
+        help="File with the API key; else OPENAI_API_KEY.",
+    ),
+]
+Concurrency = Annotated[
+    str,
+    typer.Option(
+        envvar="JOYCAP_CONCURRENCY",
+        rich_help_panel=WHERE,
+        metavar="auto|N",
+        help="Requests in flight over the whole fleet.",
+    ),
+]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        envvar="JOYCAP_TIMEOUT", rich_help_panel=WHERE, min=0.1, help="Seconds for a request."
+    ),
+]
+Patience = Annotated[
+    float,
+    typer.Option(
+        envvar="JOYCAP_PATIENCE",
+        rich_help_panel=WHERE,
+        help="Seconds to wait for servers that stopped answering.",
+    ),
+]
+Check = Annotated[
+    bool,
+    typer.Option(
+        "--check/--no-check",
+        envvar="JOYCAP_CHECK",
+        rich_help_panel=WHERE,
+        help="Send each server a test picture first.",
+    ),
+]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        envvar="JOYCAP_TEMPERATURE", rich_help_panel=HOW, min=0, max=5, help="0 is greedy."
+    ),
+]
+TopP = Annotated[
+    float,
+    typer.Option(
+        envvar="JOYCAP_TOP_P", rich_help_panel=HOW, min=0.01, max=1, help="Nucleus share."
+    ),
+]
+TopK = Annotated[
+    int, typer.Option(envvar="JOYCAP_TOP_K", rich_help_panel=HOW, min=0, help="0 is off.")
+]
+MaxTokens = Annotated[
+    int,
+    typer.Option(
+        envvar="JOYCAP_MAX_TOKENS",
+        rich_help_panel=HOW,
+        min=1,
+        help="Longest answer, in tokens.",
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(envvar="JOYCAP_SEED", rich_help_panel=HOW, help="[default: one for each image]"),
+]
+Retries = Annotated[
+    int,
+    typer.Option(
+        envvar="JOYCAP_RETRIES", rich_help_panel=HOW, min=0, help="Attempts beyond the first."
+    ),
+]
+OnGlitch = Annotated[
+    Literal["skip", "keep"],
+    typer.Option(
+        envvar="JOYCAP_ON_GLITCH",
+        rich_help_panel=OUT,
+        help="When attempts are used up: write nothing, or the best text.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="JOYCAP_OUT",
+        rich_help_panel=OUT,
+        help="Folder of a mirrored tree. [default: beside each image]",
+    ),
+]
+Form = Annotated[
+    Literal["txt"],
+    typer.Option("--format", envvar="JOYCAP_FORMAT", rich_help_panel=OUT, help="Sidecars."),
+]
+Ext = Annotated[
+    str,
+    typer.Option(envvar="JOYCAP_EXT", rich_help_panel=OUT, help="Sidecars' extension."),
+]
+Prefix = Annotated[
+    str, typer.Option(envvar="JOYCAP_PREFIX", rich_help_panel=OUT, help="Put before captions.")
+]
+Suffix = Annotated[
+    str, typer.Option(envvar="JOYCAP_SUFFIX", rich_help_panel=OUT, help="Put after captions.")
+]
+Trigger = Annotated[
+    str,
+    typer.Option(
+        envvar="JOYCAP_TRIGGER",
+        rich_help_panel=OUT,
+        help="Trigger word, put first where it is missing.",
+    ),
+]
+Existing = Annotated[
+    Literal["skip", "overwrite", "append", "prepend"],
+    typer.Option(
+        envvar="JOYCAP_EXISTING",
+        rich_help_panel=OUT,
+        help="What a sidecar means that is there and not empty.",
+    ),
+]
+Journal = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="JOYCAP_JOURNAL",
+        rich_help_panel=OUT,
+        help="Folder of the journal. [default: .joycap in the input or --out folder]",
+    ),
+]
+Again = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="JOYCAP_AGAIN",
+        rich_help_panel=OUT,
+        help="Ask again what ended so: glitched, failed, a kind of glitch, or all.",
+    ),
+]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes",
+        envvar="JOYCAP_ACCEPT_CHANGES",
+        rich_help_panel=OUT,
+        help="Go on although the journal was made with other settings.",
+    ),
+]
+Shard = Annotated[
+    str,
+    typer.Option(
+        envvar="JOYCAP_SHARD",
+        rich_help_panel=WHICH,
+        metavar="I/N",
+        help="This machine's part, by hash of the image's key.",
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(envvar="JOYCAP_LIMIT", rich_help_panel=WHICH, min=1, help="The first N images."),
+]
+Sample = Annotated[
+    int | None,
+    typer.Option(envvar="JOYCAP_SAMPLE", rich_help_panel=WHICH, min=1, help="Any N images."),
+]
+MaxPixels = Annotated[
+    int,
+    typer.Option(
+        envvar="JOYCAP_MAX_PIXELS",
+        rich_help_panel=WHICH,
+        min=1,
+        help="Larger pictures fail unread.",
+    ),
+]
+Wire = Annotated[
+    Literal["auto", "jpeg", "png", "bmp"],
+    typer.Option(
+        envvar="JOYCAP_WIRE",
+        rich_help_panel=WHERE,
+        help="How 384x384 pictures travel: jpeg is quality 95 4:4:4, png and bmp lose "
+        "nothing; auto takes bmp to a vLLM on this machine.",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        envvar="JOYCAP_DRY_RUN",
+        rich_help_panel=WHICH,
+        help="Show the prompts, the first images and the plan; ask nothing.",
+    ),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", envvar="JOYCAP_JSON", help="The summary as JSON on stdout."),
+]
+
+
 def caption(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT...",
-            help="Folders (recursive), image files, globs, or .txt lists of paths.",
-            show_default=False,
-        ),
-    ],
-    types: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--type",
-            envvar="JOYCAP_TYPE",
-            rich_help_panel=ASK,
-            help="Caption type; several make several captions. `joycap prompts` lists them. "
-            "[default: descriptive]",
-        ),
-    ] = None,
-    length: Annotated[
-        str,
-        typer.Option(
-            envvar="JOYCAP_LENGTH",
-            rich_help_panel=ASK,
-            help='any, "very short", short, medium-length, long, "very long".',
-        ),
-    ] = "any",
-    words: Annotated[
-        int | None,
-        typer.Option(envvar="JOYCAP_WORDS", rich_help_panel=ASK, help="Word limit."),
-    ] = None,
-    extras: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--extra",
-            envvar="JOYCAP_EXTRA",
-            rich_help_panel=ASK,
-            help="Extra option by short name, by number 1 to 27, or in your own words "
-            "(in the environment: names or numbers, with spaces between).",
-        ),
-    ] = None,
-    name: Annotated[
-        str, typer.Option(envvar="JOYCAP_NAME", rich_help_panel=ASK, help="Fills {name}.")
-    ] = "",
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            envvar="JOYCAP_PROMPT",
-            rich_help_panel=ASK,
-            help="Your own prompt; {stem}, {directory}, {caption} and {tags} are filled in.",
-        ),
-    ] = None,
-    prompt_file: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="JOYCAP_PROMPT_FILE",
-            rich_help_panel=ASK,
-            help='Your own prompt from a file: plain text, or JSON [{"prompt", "weight"}, ...].',
-        ),
-    ] = None,
-    system_prompt: Annotated[
-        str | None,
-        typer.Option(
-            envvar="JOYCAP_SYSTEM_PROMPT",
-            rich_help_panel=ASK,
-            help="[default: You are a helpful image captioner.]",
-        ),
-    ] = None,
-    dual: Annotated[
-        bool,
-        typer.Option(
-            "--dual",
-            envvar="JOYCAP_DUAL",
-            rich_help_panel=ASK,
-            help="Booru-like tags on line 1, prose on line 2, as dual_caption does.",
-        ),
-    ] = False,
-    dual_split: Annotated[
-        bool,
-        typer.Option(
-            "--dual-split", envvar="JOYCAP_DUAL_SPLIT", rich_help_panel=ASK, help="In two files."
-        ),
-    ] = False,
-    base_urls: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--base-url",
-            envvar=["JOYCAP_BASE_URL", "OPENAI_BASE_URL"],
-            rich_help_panel=WHERE,
-            help="OpenAI-compatible server; several make a fleet. "
-            "[default: http://127.0.0.1:8000/v1]",
-        ),
-    ] = None,
-    serve: Annotated[
-        str | None,
-        typer.Option(
-            envvar="JOYCAP_SERVE",
-            rich_help_panel=WHERE,
-            metavar="[MODEL]",
-            help="Start a server for the length of the job: `nano`, a path, or a model's name.",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            envvar="JOYCAP_MODEL", rich_help_panel=WHERE, help="[default: what the server lists]"
-        ),
-    ] = None,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="JOYCAP_API_KEY_FILE",
-            rich_help_panel=WHERE,
-            help="File with the API key; else OPENAI_API_KEY.",
-        ),
-    ] = None,
-    concurrency: Annotated[
-        str,
-        typer.Option(
-            envvar="JOYCAP_CONCURRENCY",
-            rich_help_panel=WHERE,
-            metavar="auto|N",
-            help="Requests in flight over the whole fleet.",
-        ),
-    ] = "auto",
-    timeout: Annotated[
-        float,
-        typer.Option(
-            envvar="JOYCAP_TIMEOUT", rich_help_panel=WHERE, min=0.1, help="Seconds for a request."
-        ),
-    ] = 300.0,
-    patience: Annotated[
-        float,
-        typer.Option(
-            envvar="JOYCAP_PATIENCE",
-            rich_help_panel=WHERE,
-            help="Seconds to wait for servers that stopped answering.",
-        ),
-    ] = 300.0,
-    check: Annotated[
-        bool,
-        typer.Option(
-            "--check/--no-check",
-            envvar="JOYCAP_CHECK",
-            rich_help_panel=WHERE,
-            help="Send each server a test picture first.",
-        ),
-    ] = True,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            envvar="JOYCAP_TEMPERATURE", rich_help_panel=HOW, min=0, max=5, help="0 is greedy."
-        ),
-    ] = 0.6,
-    top_p: Annotated[
-        float,
-        typer.Option(
-            envvar="JOYCAP_TOP_P", rich_help_panel=HOW, min=0.01, max=1, help="Nucleus share."
-        ),
-    ] = 0.9,
-    top_k: Annotated[
-        int, typer.Option(envvar="JOYCAP_TOP_K", rich_help_panel=HOW, min=0, help="0 is off.")
-    ] = 0,
-    max_tokens: Annotated[
-        int,
-        typer.Option(
-            envvar="JOYCAP_MAX_TOKENS",
-            rich_help_panel=HOW,
-            min=1,
-            help="Longest answer, in tokens.",
-        ),
-    ] = 512,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            envvar="JOYCAP_SEED", rich_help_panel=HOW, help="[default: one for each image]"
-        ),
-    ] = None,
-    retries: Annotated[
-        int,
-        typer.Option(
-            envvar="JOYCAP_RETRIES", rich_help_panel=HOW, min=0, help="Attempts beyond the first."
-        ),
-    ] = 4,
-    on_glitch: Annotated[
-        Literal["skip", "keep"],
-        typer.Option(
-            envvar="JOYCAP_ON_GLITCH",
-            rich_help_panel=OUT,
-            help="When attempts are used up: write nothing, or the best text.",
-        ),
-    ] = "skip",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="JOYCAP_OUT",
-            rich_help_panel=OUT,
-            help="Folder of a mirrored tree. [default: beside each image]",
-        ),
-    ] = None,
-    form: Annotated[
-        Literal["txt"],
-        typer.Option("--format", envvar="JOYCAP_FORMAT", rich_help_panel=OUT, help="Sidecars."),
-    ] = "txt",
-    ext: Annotated[
-        str,
-        typer.Option(envvar="JOYCAP_EXT", rich_help_panel=OUT, help="Sidecars' extension."),
-    ] = ".txt",
-    prefix: Annotated[
-        str, typer.Option(envvar="JOYCAP_PREFIX", rich_help_panel=OUT, help="Put before captions.")
-    ] = "",
-    suffix: Annotated[
-        str, typer.Option(envvar="JOYCAP_SUFFIX", rich_help_panel=OUT, help="Put after captions.")
-    ] = "",
-    trigger: Annotated[
-        str,
-        typer.Option(
-            envvar="JOYCAP_TRIGGER",
-            rich_help_panel=OUT,
-            help="Trigger word, put first where it is missing.",
-        ),
-    ] = "",
-    existing: Annotated[
-        Literal["skip", "overwrite", "append", "prepend"],
-        typer.Option(
-            envvar="JOYCAP_EXISTING",
-            rich_help_panel=OUT,
-            help="What a sidecar means that is there and not empty.",
-        ),
-    ] = "skip",
-    journal: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="JOYCAP_JOURNAL",
-            rich_help_panel=OUT,
-            help="Folder of the journal. [default: .joycap in the input or --out folder]",
-        ),
-    ] = None,
-    again: Annotated[
-        list[str] | None,
-        typer.Option(
-            envvar="JOYCAP_AGAIN",
-            rich_help_panel=OUT,
-            help="Ask again what ended so: glitched, failed, a kind of glitch, or all.",
-        ),
-    ] = None,
-    accept_changes: Annotated[
-        bool,
-        typer.Option(
-            "--accept-changes",
-            envvar="JOYCAP_ACCEPT_CHANGES",
-            rich_help_panel=OUT,
-            help="Go on although the journal was made with other settings.",
-        ),
-    ] = False,
-    shard: Annotated[
-        str,
-        typer.Option(
-            envvar="JOYCAP_SHARD",
-            rich_help_panel=WHICH,
-            metavar="I/N",
-            help="This machine's part, by hash of the image's key.",
-        ),
-    ] = "1/1",
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            envvar="JOYCAP_LIMIT", rich_help_panel=WHICH, min=1, help="The first N images."
-        ),
-    ] = None,
-    sample: Annotated[
-        int | None,
-        typer.Option(envvar="JOYCAP_SAMPLE", rich_help_panel=WHICH, min=1, help="Any N images."),
-    ] = None,
-    max_pixels: Annotated[
-        int,
-        typer.Option(
-            envvar="JOYCAP_MAX_PIXELS",
-            rich_help_panel=WHICH,
-            min=1,
-            help="Larger pictures fail unread.",
-        ),
-    ] = 178_956_970,
-    wire: Annotated[
-        Literal["auto", "jpeg", "png", "bmp"],
-        typer.Option(
-            envvar="JOYCAP_WIRE",
-            rich_help_panel=WHERE,
-            help="How 384x384 pictures travel: jpeg is quality 95 4:4:4, png and bmp lose "
-            "nothing; auto takes bmp to a vLLM on this machine.",
-        ),
-    ] = "auto",
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            envvar="JOYCAP_DRY_RUN",
-            rich_help_panel=WHICH,
-            help="Show the prompts, the first images and the plan; ask nothing.",
-        ),
-    ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", envvar="JOYCAP_JSON", help="The summary as JSON on stdout."),
-    ] = False,
+    inputs: Inputs,
+    types: Types = None,
+    length: Length = "any",
+    words: Words = None,
+    extras: Extras = None,
+    name: Name = "",
+    prompt: Prompt = None,
+    prompt_file: PromptFile = None,
+    system_prompt: SystemPrompt = None,
+    dual: Dual = False,
+    dual_split: DualSplit = False,
+    base_urls: BaseUrls = None,
+    serve: Serve = None,
+    model: Model = None,
+    api_key_file: ApiKeyFile = None,
+    concurrency: Concurrency = "auto",
+    timeout: Timeout = 300.0,
+    patience: Patience = 300.0,
+    check: Check = True,
+    temperature: Temperature = 0.6,
+    top_p: TopP = 0.9,
+    top_k: TopK = 0,
+    max_tokens: MaxTokens = 512,
+    seed: Seed = None,
+    retries: Retries = 4,
+    on_glitch: OnGlitch = "skip",
+    out: Out = None,
+    form: Form = "txt",
+    ext: Ext = ".txt",
+    prefix: Prefix = "",
+    suffix: Suffix = "",
+    trigger: Trigger = "",
+    existing: Existing = "skip",
+    journal: Journal = None,
+    again: Again = None,
+    accept_changes: AcceptChanges = False,
+    shard: Shard = "1/1",
+    limit: Limit = None,
+    sample: Sample = None,
+    max_pixels: MaxPixels = 178_956_970,
+    wire: Wire = "auto",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Caption images, each answer judged, glitches asked again, nothing lost.
 

@@ -8,52 +8,60 @@ from typing import Annotated
 
 import typer
 
+Host = Annotated[
+    str,
+    typer.Option(
+        help="Address to listen on; one that others can reach needs --keys-file.",
+        envvar="JOYCAP_HOST",
+    ),
+]
+Port = Annotated[
+    int, typer.Option(min=1, max=65535, help="Port to listen on.", envvar="JOYCAP_PORT")
+]
+BaseUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="URL",
+        help="A server to ask. Repeatable. Default: http://127.0.0.1:8000/v1.",
+        envvar=["JOYCAP_BASE_URL", "OPENAI_BASE_URL"],
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="The model's name there. Default: what the server lists.", envvar="JOYCAP_MODEL"
+    ),
+]
+Retries = Annotated[
+    int,
+    typer.Option(
+        min=0, help="Attempts for each request beyond the first.", envvar="JOYCAP_RETRIES"
+    ),
+]
+KeysFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="File with the keys that callers may send, one a line.",
+        envvar="JOYCAP_KEYS_FILE",
+    ),
+]
+NoCheck = Annotated[
+    bool,
+    typer.Option(
+        "--no-check", help="Leave out the test picture at the start.", envvar="JOYCAP_NO_CHECK"
+    ),
+]
+
 
 def gateway(
-    host: Annotated[
-        str,
-        typer.Option(
-            help="Address to listen on; one that others can reach needs --keys-file.",
-            envvar="JOYCAP_HOST",
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port to listen on.", envvar="JOYCAP_PORT")
-    ] = 8080,
-    base_url: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="URL",
-            help="A server to ask. Repeatable. Default: http://127.0.0.1:8000/v1.",
-            envvar=["JOYCAP_BASE_URL", "OPENAI_BASE_URL"],
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="The model's name there. Default: what the server lists.", envvar="JOYCAP_MODEL"
-        ),
-    ] = None,
-    retries: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Attempts for each request beyond the first.", envvar="JOYCAP_RETRIES"
-        ),
-    ] = 4,
-    keys_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="File with the keys that callers may send, one a line.",
-            envvar="JOYCAP_KEYS_FILE",
-        ),
-    ] = None,
-    no_check: Annotated[
-        bool,
-        typer.Option(
-            "--no-check", help="Leave out the test picture at the start.", envvar="JOYCAP_NO_CHECK"
-        ),
-    ] = False,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    base_url: BaseUrl = None,
+    model: Model = None,
+    retries: Retries = 4,
+    keys_file: KeysFile = None,
+    no_check: NoCheck = False,
 ) -> None:
     """Serves the OpenAI API in front of your servers: each answer is judged before it is sent.
 

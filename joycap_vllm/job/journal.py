@@ -16,10 +16,11 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import orjson
 
-from joycap_vllm.captioner import Outcome
+from joycap_vllm.captioner import Attempt, Outcome
 from joycap_vllm.errors import OutputError
 from joycap_vllm.images import Prepared
 
@@ -51,26 +52,6 @@ def make_line(
         stem: The stem of its sidecars, where it is not the file's own.
         now: Seconds since 1970.
     """
-    attempts = [
-        {
-            "glitch": a.glitch,
-            "finish": a.finish,
-            "seed": a.seed,
-            "temperature": a.temperature,
-            "endpoint": a.endpoint,
-            "ms": a.milliseconds,
-            "error": a.error or None,
-        }
-        for a in outcome.attempts
-    ]
-    facts = None
-    if image is not None:
-        facts = {
-            "width": image.width,
-            "height": image.height,
-            "bytes": image.size,
-            "sha256": image.sha256,
-        }
     record = {
         "v": _VERSION,
         "key": key,
@@ -80,15 +61,36 @@ def make_line(
         "caption": outcome.caption,
         "glitch": outcome.glitch,
         "why": outcome.why,
-        "attempts": attempts,
+        "attempts": [_attempt(attempt) for attempt in outcome.attempts],
         "finish": outcome.finish,
         "model": outcome.model,
         "usage": asdict(outcome.usage),
-        "image": facts,
+        "image": None if image is None else _facts(image),
         "t": now,
     }
     record |= {k: v for k, v in (("asked", asked), ("stem", stem)) if v is not None}
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "glitch": attempt.glitch,
+        "finish": attempt.finish,
+        "seed": attempt.seed,
+        "temperature": attempt.temperature,
+        "endpoint": attempt.endpoint,
+        "ms": attempt.milliseconds,
+        "error": attempt.error or None,
+    }
+
+
+def _facts(image: Prepared) -> dict[str, Any]:
+    return {
+        "width": image.width,
+        "height": image.height,
+        "bytes": image.size,
+        "sha256": image.sha256,
+    }
 
 
 class Journal:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from .test_job import (
+from .helping import (
     LOOP,
     REFUSAL,
     caption,
@@ -25,11 +25,6 @@ from .test_job import (
     start_and_wait_for,
 )
 from fault_server import Asked, FaultServer, Reaction, fail, name_of, say, serving, truthful
-
-
-@pytest.fixture(autouse=True)
-def _lossless_wire(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JOYCAP_WIRE", "png")
 
 
 def picture(path: Path, number: int) -> Path:

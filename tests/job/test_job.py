@@ -5,79 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import orjson
 import pytest
 from PIL import Image
 
+from .helping import (
+    LOOP,
+    REFUSAL,
+    caption,
+    color_of,
+    jobs_requests,
+    joycap,
+    make_pictures,
+    records,
+    sidecar,
+)
 from fault_server import Asked, FaultServer, Reaction, fail, name_of, say, serving, truthful
-
-LOOP = "a red car, " * 40
-REFUSAL = "I'm sorry, but I can't help with that."
-
-
-def color_of(number: int) -> tuple[int, int, int]:
-    return (number % 200, (number * 7) % 200, 50 + number // 200)
-
-
-def make_pictures(folder: Path, count: int) -> list[Path]:
-    """PNGs of one colour each, over a few folders with awkward names."""
-    paths = []
-    for number in range(count):
-        sub = folder / ("", "with space", "ü/deep", "-dash")[number % 4]
-        sub.mkdir(parents=True, exist_ok=True)
-        path = sub / f"p {number}.png"
-        Image.new("RGB", (40, 30), color_of(number)).save(path)
-        paths.append(path)
-    return paths
-
-
-def command(*arguments: str | Path) -> list[str]:
-    call = "from joycap_vllm.cli import main; main()"
-    return [sys.executable, "-c", call, *map(str, arguments)]
-
-
-def joycap(*arguments: str | Path, code: int | None = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=50, check=False
-    )
-    assert code is None or done.returncode == code, done.stderr
-    return done
-
-
-def caption(folder: Path, server: FaultServer, *flags: str | Path, code: int = 0) -> dict[str, Any]:
-    done = joycap("caption", folder, "--base-url", server.url, "--json", *flags, code=code)
-    summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    counts = sum(summary[name] for name in ("ok", "skipped", "glitched", "failed"))
-    assert counts == summary["tasks"]
-    return summary
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    files = sorted((folder / ".joycap").glob("journal-*.jsonl"))
-    return [orjson.loads(row) for file in files for row in file.read_bytes().splitlines()]
-
-
-def jobs_requests(server: FaultServer) -> list[Asked]:
-    """Requests of the job itself, without the test picture of the start."""
-    return [asked for asked in server.asked if asked.color != (215, 35, 40)]
-
-
-@pytest.fixture(autouse=True)
-def _lossless_wire(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fault server tells pictures by their exact colour, which JPEG moves a little."""
-    monkeypatch.setenv("JOYCAP_WIRE", "png")
-
-
-def sidecar(path: Path) -> Path:
-    return path.with_suffix(".txt")
 
 
 def test_every_picture_gets_its_own_caption(tmp_path: Path, server: FaultServer) -> None:
@@ -398,115 +342,6 @@ def test_the_key_travels_in_a_header_and_stands_nowhere_else(
 
     assert "sk-secret" not in done.stdout + done.stderr
     assert all(b"sk-secret" not in f.read_bytes() for f in files)
-
-
-@pytest.fixture
-def slow_server() -> Iterator[FaultServer]:
-    with serving(lambda asked: say(name_of(asked.color), delay=0.4)) as server:
-        yield server
-
-
-def start_and_wait_for(folder: Path, server: FaultServer, count: int) -> subprocess.Popen[str]:
-    """A job of its own process, once `count` requests have reached the server."""
-    process = subprocess.Popen(
-        command(
-            "caption", folder, "--base-url", server.url, "--json", "--concurrency", "4",
-            "--no-check",
-        ),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 30
-    while len(server.asked) < count:
-        assert time.monotonic() < deadline, "the job did not get going"
-        time.sleep(0.01)
-    return process
-
-
-def test_the_first_interrupt_finishes_what_is_in_flight(
-    tmp_path: Path, slow_server: FaultServer
-) -> None:
-    make_pictures(tmp_path, 40)
-    process = start_and_wait_for(tmp_path, slow_server, 6)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
-    summary = json.loads(out.splitlines()[-1])
-
-    assert process.returncode == 130
-    assert "stopping" in err
-    assert summary["ok"] == len(slow_server.asked) == len(records(tmp_path)) < 40
-    assert len(list(tmp_path.rglob("*.txt"))) == summary["ok"]
-
-
-def test_the_second_interrupt_stops_at_once(tmp_path: Path) -> None:
-    make_pictures(tmp_path, 10)
-    with serving(lambda asked: say("late", delay=30)) as server:
-        process = start_and_wait_for(tmp_path, server, 4)
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=20)
-
-    assert process.returncode == 130, err
-
-
-def test_killed_at_any_moment_the_same_command_goes_on(
-    tmp_path: Path, slow_server: FaultServer
-) -> None:
-    pictures = make_pictures(tmp_path, 40)
-    for count in (5, 14, 22):
-        process = start_and_wait_for(tmp_path, slow_server, count)
-        process.kill()
-        process.communicate(timeout=10)
-    summary = caption(tmp_path, slow_server, "--no-check")
-    done = [(r["key"], r["prompt"]) for r in records(tmp_path)]
-
-    assert summary["ok"] + summary["skipped"] == 40
-    assert len(done) == len(set(done)) == 40
-    assert len(slow_server.asked) <= 40 + 3 * 8, "only what was in flight or unsynced is repeated"
-    for number, path in enumerate(pictures):
-        assert sidecar(path).read_text() == name_of(color_of(number))
-    assert len(list(tmp_path.rglob(".*joycap-tmp"))) <= 3
-
-
-def test_a_second_process_on_the_same_job_is_refused(
-    tmp_path: Path, slow_server: FaultServer
-) -> None:
-    make_pictures(tmp_path, 20)
-    process = start_and_wait_for(tmp_path, slow_server, 4)
-    second = joycap("caption", tmp_path, "--base-url", slow_server.url, code=2)
-    process.kill()
-    process.communicate(timeout=10)
-
-    assert "another joycap is at work" in second.stderr
-
-
-def test_a_server_that_goes_away_and_comes_back_is_waited_for(tmp_path: Path) -> None:
-    make_pictures(tmp_path, 24)
-    server = FaultServer(lambda asked: say(name_of(asked.color), delay=0.2))
-    process = start_and_wait_for(tmp_path, server, 6)
-    server.close()
-    back = FaultServer(port=server.port)
-    out, err = process.communicate(timeout=40)
-    back.close()
-
-    assert process.returncode == 0, err
-    assert json.loads(out.splitlines()[-1])["ok"] == 24
-
-
-def test_a_server_that_stays_away_ends_the_job_with_exit_code_3(tmp_path: Path) -> None:
-    make_pictures(tmp_path, 24)
-    server = FaultServer(lambda asked: say(name_of(asked.color), delay=0.2))
-    flags = ["--base-url", server.url, "--patience", "0.5", "--concurrency", "2", "--no-check"]
-    process = subprocess.Popen(
-        command("caption", tmp_path, *flags), stderr=subprocess.PIPE, text=True
-    )
-    while len(server.asked) < 6:
-        time.sleep(0.01)
-    server.close()
-    _, err = process.communicate(timeout=40)
-
-    assert process.returncode == 3
-    assert str(server.port) in err
-    assert 0 < len(records(tmp_path)) < 24
 
 
 def test_a_sidecar_that_cannot_be_written_costs_no_other(
