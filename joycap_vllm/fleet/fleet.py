@@ -113,6 +113,11 @@ class Fleet:
         return self.options.concurrency or sum(member.limit.value for member in self.members)
 
     @property
+    def down(self) -> bool:
+        """Whether no endpoint can be reached, so that nothing in flight can end."""
+        return not self._up.is_set()
+
+    @property
     def state(self) -> str:
         """Why nothing moves, in a user's words; empty while an endpoint takes requests."""
         now = _now()

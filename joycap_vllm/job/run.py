@@ -84,7 +84,7 @@ async def _tick(job: _Run, stop: Stop, watch: Watcher) -> None:
     while True:
         job.look()
         watch(job.progress)
-        if stop.asked and job.progress.waiting_for:
+        if stop.asked and job.is_cut_off:
             stop()  # nothing that is in flight can be finished
         await asyncio.sleep(0.25)
 
@@ -109,6 +109,11 @@ class _Run:
         self._active: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._broken: JoycapError | None = None
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether no endpoint can be reached at this moment."""
+        return self._captioner.fleet.down
 
     def look(self) -> None:
         """Brings the progress' picture of the fleet up to date."""

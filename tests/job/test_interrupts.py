@@ -21,7 +21,7 @@ from .helping import (
     sidecar,
     start_and_wait_for,
 )
-from fault_server import FaultServer, name_of, say, serving
+from fault_server import Asked, FaultServer, Reaction, fail, name_of, say, serving
 
 
 @pytest.fixture
@@ -115,3 +115,22 @@ def test_a_server_that_stays_away_ends_the_job_with_exit_code_3(tmp_path: Path) 
     assert process.returncode == 3
     assert str(server.port) in err
     assert 0 < len(records(tmp_path)) < 24
+
+
+def test_an_interrupt_while_the_server_is_full_still_finishes_what_is_in_flight(
+    tmp_path: Path,
+) -> None:
+    def full_at_first(asked: Asked) -> Reaction:
+        if asked.attempt == 1 and len(server.asked) > 2:
+            return fail(503, retry_after="1")
+        return say(name_of(asked.color), delay=1.5)
+
+    make_pictures(tmp_path, 40)
+    with serving(full_at_first) as server:
+        process = start_and_wait_for(tmp_path, server, 3)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=40)
+        begun = {asked.color for asked in server.asked}
+
+    assert process.returncode == 130, err
+    assert json.loads(out.splitlines()[-1])["ok"] >= len(begun) >= 3
