@@ -103,53 +103,56 @@ def _in_a_row(raw: Sequence[str], grams: Sequence[tuple[str, ...]], size: int) -
     Where the stretch holds the same few words twice, more of them must be looked up together.
     """
     last: dict[tuple[str, ...], int] = {}
-    distance = run = 0
+    distance = run = words = 0
+    exact = False
     for at, gram in enumerate(grams):
         before = last.get(gram)
         last[gram] = at
         if before is None:
-            distance = run = 0
+            distance = 0
             continue
         gap = at - before
-        run = run + 1 if gap == distance else 1
-        distance = gap
+        end = at + size
+        if gap == distance:
+            run += 1
+            exact = exact and raw[end - 1] == raw[end - 1 - gap]
+        else:
+            distance, run, words = gap, 1, -1
+            exact = raw[at:end] == raw[before : before + size]
         covered = run + size - 1 + gap
-        if covered >= 2 * gap:
-            start = at + size - covered
-            if _is_loop(raw, start, gap, covered):
-                return _evidence(" ".join(raw[start : start + gap]), covered / gap, start)
+        if covered < 2 * gap:
+            continue
+        start = end - covered
+        if words < 0:
+            words = sum(token[0].isalpha() for token in raw[start : start + gap])
+        everything = covered >= 0.9 * len(raw)
+        if covered >= gap * _needed(gap, words, len(raw[start]), exact, everything):
+            return _evidence(" ".join(raw[start : start + gap]), covered / gap, start)
     return ""
 
 
-def _is_loop(raw: Sequence[str], start: int, gap: int, covered: int) -> bool:
-    unit = raw[start : start + gap]
-    words = sum(token[0].isalpha() for token in unit)
-    exact = raw[start : start + covered - gap] == raw[start + gap : start + covered]
+def _needed(period: int, words: int, length: int, exact: bool, everything: bool) -> float:
+    """How often a stretch must stand in a row to be no figure of style, chart or table.
+
+    Args:
+        period: Its tokens.
+        words: Those of them that are words.
+        length: Characters of its first token.
+        exact: Whether the repeats are equal, numbers and all.
+        everything: Whether it is all of the text.
+    """
     if not words:
-        return covered >= gap * (40 if gap <= 2 else 24 if gap <= 5 or not exact else 8)
-    if gap == words >= 6:  # two whole phrases with no comma, no number: never a figure of style
-        return True
-    if gap >= 8 and covered >= 0.9 * len(raw):  # the whole text is there twice
-        return True
-    if exact:
-        return covered >= gap * _needed(gap, unit[0])
-    return covered >= gap * (_needed_of_counting(gap) if words >= gap / 3 else 12)
-
-
-def _needed(period: int, word: str) -> float:
-    """How often a stretch must stand in a row to be no figure of style."""
+        return 40 if period <= 2 else 24 if period <= 5 or not exact else 8
+    if (period == words and period >= 6) or (everything and period >= 8):
+        return 2  # two whole phrases with neither comma nor number between them, or all of it twice
+    if not exact:
+        few = 12 if period <= 3 else 9 if period <= 5 else 6 if period <= 8 else 3.9
+        return few if words >= period / 3 else 12
     if period == 1:
-        return 6 if len(word) > 4 else 8  # "very, very" and "ha ha" go further
+        return 6 if length > 4 else 8  # "very, very" and "ha ha" go further
     if period <= 3:
         return 5 if period == 2 else 3.6
     return 3.4 if period <= 8 else 2.6
-
-
-def _needed_of_counting(period: int) -> float:
-    """The same where the repeats differ in their numbers, as charts and sizes do."""
-    if period <= 3:
-        return 12
-    return 9 if period <= 5 else 6 if period <= 8 else 3.9
 
 
 def _units(lower: str) -> str:
