@@ -19,7 +19,7 @@ _FOREIGN = "\u0370-\u1aff\u1f00-\u1fff\u3040-\uabff\uac00-\ud7ff"
 _MIXED = re.compile(rf"[A-Za-z][{_FOREIGN}]|[{_FOREIGN}][A-Za-z]")
 _FOREIGN_LETTER = re.compile(f"[{_FOREIGN}]")
 _WORD = re.compile(r"[A-Za-z]+|[,.;:!?\n()/|\"•*-]")
-_CRUMBS = re.compile(r",\s?,|\ba a\b")
+_CRUMBS = re.compile(r", ?,| a a ")
 _SHORT = 12  # words below which nothing can be said
 _RUN = 12  # words in a row without a function word or a sign; shop listings reach 35
 _LONG_RUN = 45
@@ -55,13 +55,13 @@ def find_gibberish(reading: Reading, style: Style) -> str:
     glued = _glued(text) if count >= _SHORT else []
     share = len(glued) / max(count, 1)
     run = _bare_run(reading) if style != "tags" and count >= _SHORT else 0
-    mixed = bool(_FOREIGN_LETTER.search(text) and _MIXED.search(text))
+    mixed = not text.isascii() and bool(_FOREIGN_LETTER.search(text) and _MIXED.search(text))
     signs = (share >= _GLUED_SHARE) + (share >= 0.1) + mixed + ("\ufffd" in text)
     if signs + (run >= _RUN) + (run >= 20) >= 2 and (signs or run >= _LONG_RUN):
         if share >= _GLUED_SHARE:
             return f"{len(glued)} words are run together, such as {shown(glued[0])}"
         return f"{run} words in a row make no sentence" if run >= _RUN else "scripts are mixed"
-    return _crumbs(text) if style == "prose" and _CRUMBS.search(text) else ""
+    return _crumbs(text) if style == "prose" else ""
 
 
 def _glued(text: str) -> list[str]:
@@ -87,6 +87,8 @@ def _bare_run(reading: Reading) -> int:
 
 
 def _crumbs(text: str) -> str:
+    if not any(mark in text for mark in (",,", ", ,", " a a ")):
+        return ""
     words = text.split()
     bare = [word.strip(",.;:") for word in words]
     crumbs = sum(len(word) <= 1 and word not in {"a", "A", "I", "&", "-"} for word in bare)
