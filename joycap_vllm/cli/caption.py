@@ -8,6 +8,14 @@ from typing import Annotated, Literal
 import typer
 
 from joycap_vllm.cli.options import CaptionFlags
+from joycap_vllm.cli.polish import (
+    AlwaysFirst,
+    DedupeTags,
+    StripLeadIn,
+    TagSeparator,
+    Underscores,
+    Undesired,
+)
 
 ASK = "What to ask"
 WHERE = "Where to ask"
@@ -348,6 +356,12 @@ def caption(
     prefix: Prefix = "",
     suffix: Suffix = "",
     trigger: Trigger = "",
+    underscores: Underscores = "keep",
+    tag_separator: TagSeparator = None,
+    always_first: AlwaysFirst = None,
+    undesired: Undesired = None,
+    dedupe_tags: DedupeTags = False,
+    strip_lead_in: StripLeadIn = False,
     existing: Existing = "skip",
     journal: Journal = None,
     again: Again = None,

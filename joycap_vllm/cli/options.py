@@ -12,6 +12,7 @@ from joycap_vllm.errors import UsageError
 
 if TYPE_CHECKING:
     from joycap_vllm.job import JobSettings
+    from joycap_vllm.outputs import Dressing
     from joycap_vllm.prompts import Prompt
 
 
@@ -51,6 +52,12 @@ class CaptionFlags:
     prefix: str
     suffix: str
     trigger: str
+    underscores: Literal["keep", "spaces"]
+    tag_separator: str | None
+    always_first: list[str] | None
+    undesired: list[str] | None
+    dedupe_tags: bool
+    strip_lead_in: bool
     existing: Literal["skip", "overwrite", "append", "prepend"]
     journal: Path | None
     again: list[str] | None
@@ -108,6 +115,9 @@ def prompts_of(flags: CaptionFlags) -> tuple[Prompt, ...]:
         ("--prefix", flags.prefix),
         ("--suffix", flags.suffix),
         ("--trigger", flags.trigger),
+        ("--tag-separator", flags.tag_separator),
+        *(("--always-first", tag) for tag in flags.always_first or []),
+        *(("--undesired", tag) for tag in flags.undesired or []),
     ):
         if value is not None and not value.isprintable() and _is_no_unicode(value):
             raise UsageError(f"{flag} is not valid UTF-8")
@@ -159,7 +169,7 @@ def settings_of(flags: CaptionFlags) -> JobSettings:
     from joycap_vllm.fleet import FleetOptions
     from joycap_vllm.images import Limits
     from joycap_vllm.job import JobSettings, state_folder
-    from joycap_vllm.outputs import Dressing, SidecarOptions
+    from joycap_vllm.outputs import SidecarOptions
     from joycap_vllm.sources import open_source
 
     prompts = prompts_of(flags)
@@ -173,7 +183,7 @@ def settings_of(flags: CaptionFlags) -> JobSettings:
         out=out,
         together=flags.dual and not flags.dual_split,
         existing=flags.existing,
-        dressing=Dressing(flags.prefix, flags.suffix, flags.trigger),
+        dressing=_dressing(flags),
     )
     return JobSettings(
         source=source,
@@ -197,6 +207,22 @@ def settings_of(flags: CaptionFlags) -> JobSettings:
         again=_again(flags.again or []),
         accept_changes=flags.accept_changes,
     )
+
+
+def _dressing(flags: CaptionFlags) -> Dressing:
+    from joycap_vllm.outputs import Dressing, TagOptions, one_line, read_tags
+
+    separator = flags.tag_separator
+    if separator == "" or (separator and one_line(f"-{separator}-") != f"-{separator}-"):
+        raise UsageError(f"--tag-separator is a text without line breaks, not {separator!r}")
+    tags = TagOptions(
+        underscores=flags.underscores,
+        separator=separator,
+        first=read_tags(flags.always_first or []),
+        undesired=read_tags(flags.undesired or []),
+        dedupe=flags.dedupe_tags,
+    )
+    return Dressing(flags.prefix, flags.suffix, flags.trigger, tags, flags.strip_lead_in)
 
 
 def _folder(path: Path | None) -> Path | None:

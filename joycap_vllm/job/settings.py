@@ -77,7 +77,7 @@ class JobSettings:
                 "extension": options.extension,
                 "out": os.path.relpath(options.out, home) if options.out else None,
                 "together": options.together,
-                **asdict(options.dressing),
+                **options.dressing.lasting(),
             },
         }
         plain: dict[str, Any] = orjson.loads(orjson.dumps(data))
