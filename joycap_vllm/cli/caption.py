@@ -7,15 +7,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from joycap_vllm.cli.options import CaptionFlags
-from joycap_vllm.cli.polish import (
+from joycap_vllm.cli.answers import (
     AlwaysFirst,
     DedupeTags,
+    MaxGlitchRate,
     StripLeadIn,
     TagSeparator,
     Underscores,
     Undesired,
 )
+from joycap_vllm.cli.options import CaptionFlags
 
 ASK = "What to ask"
 WHERE = "Where to ask"
@@ -349,6 +350,7 @@ def caption(
     max_tokens: MaxTokens = 512,
     seed: Seed = None,
     retries: Retries = 4,
+    max_glitch_rate: MaxGlitchRate = "0.3",
     on_glitch: OnGlitch = "skip",
     out: Out = None,
     form: Form = "txt",

@@ -45,6 +45,7 @@ class CaptionFlags:
     max_tokens: int
     seed: int | None
     retries: int
+    max_glitch_rate: str
     on_glitch: Literal["skip", "keep"]
     out: Path | None
     form: Literal["txt"]
@@ -205,6 +206,7 @@ def settings_of(flags: CaptionFlags) -> JobSettings:
         limit=flags.limit,
         sample=flags.sample,
         again=_again(flags.again or []),
+        max_glitch_rate=_rate(flags.max_glitch_rate),
         accept_changes=flags.accept_changes,
     )
 
@@ -261,6 +263,16 @@ def _concurrency(text: str) -> int | None:
     if not (text.isascii() and text.isdecimal() and int(text) >= 1):
         raise UsageError(f"--concurrency is auto or a number of requests, not {text!r}")
     return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = 1.0 if text == "off" else float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate <= 1:
+        raise UsageError(f"--max-glitch-rate is above 0 and at most 1, or off, not {text!r}")
+    return rate
 
 
 def _shard(text: str) -> tuple[int, int]:

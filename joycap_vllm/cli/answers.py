@@ -1,4 +1,5 @@
-"""The flags that change captions on their way into sidecars; the journal keeps the model's text."""
+"""Flags about what becomes of answers: how many may be bad, and how captions are changed on their
+way into sidecars (the journal keeps the model's text)."""
 
 from __future__ import annotations
 
@@ -8,6 +9,15 @@ import typer
 
 TAGS = "Tags and prose"
 
+MaxGlitchRate = Annotated[
+    str,
+    typer.Option(
+        envvar="JOYCAP_MAX_GLITCH_RATE",
+        rich_help_panel="How answers are drawn",
+        metavar="RATE|off",
+        help="Stop where more than this part of the last 200 tasks got a bad answer.",
+    ),
+]
 Underscores = Annotated[
     Literal["keep", "spaces"],
     typer.Option(
