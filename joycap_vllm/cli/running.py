@@ -58,6 +58,10 @@ def run_caption(flags: CaptionFlags) -> int:
     progress, stop = Progress(), Stop()
     try:
         asyncio.run(_run(settings, progress, stop, flags))
+    except JoycapError:
+        if progress.done:
+            sum_up(progress.summary(), progress, settings.state, say)
+        raise
     finally:
         summary = progress.summary()
         if flags.as_json and progress.total is not None:
