@@ -159,6 +159,21 @@ def test_other_tag_settings_are_other_settings_and_a_job_of_before_them_goes_on(
     assert "strip_lead_in" in refused.stderr
 
 
+def test_sidecars_that_are_gone_are_made_again_in_another_spelling_without_asking(
+    tmp_path: Path,
+) -> None:
+    (path,) = make_pictures(tmp_path, 1)
+    with serving(pair) as server:
+        flags = ["--no-check", "--type", "booru-like-tag-list"]
+        caption(tmp_path, server, *flags)
+        sidecar(path).unlink()
+        caption(tmp_path, server, *flags, "--underscores", "spaces", "--accept-changes")
+        asked = len(server.asked)
+
+    assert sidecar(path).read_text() == "1girl, long hair, solo, Long Hair, ^_^"
+    assert asked == 1
+
+
 @pytest.mark.parametrize("separator", ["", "\n", "a\tb\n"])
 def test_a_separator_that_is_no_text_is_wrong_usage(tmp_path: Path, separator: str) -> None:
     make_pictures(tmp_path, 1)

@@ -155,6 +155,7 @@ def test_a_broken_server_stops_the_job_before_it_costs_much(tmp_path: Path, retr
     assert f"joycap retry {tmp_path} --only glitched" in stopped.stderr
     assert requests <= 40 * (int(retries) + 1) + 40
     assert stopped.stdout.startswith('{"images":')
+    assert "captions: 0 ok" in stopped.stderr, "the summary is there in words, too"
 
 
 def test_what_was_kept_in_the_trouble_is_asked_again_once_it_is_over(tmp_path: Path) -> None:
