@@ -17,10 +17,12 @@ _MEDIUM = (
     r"cartoon|meme|mural|fresco|diagram|map|logo|x-ray|still|shot|close-up)"
 )
 _NOUN = rf"(?:{_PLAIN}|{_MEDIUM})"
-# Words between `the` and `image`; with one of these the image would be part of something else.
+# Words between `the` and `image`; with one of these the image would be part of something else, or
+# one of several.
 _ADJECTIVES = (
     r"(?:(?!(?:in|of|on|the|an?|this|that|these|those|with|to|from|at|by|for|is|are|was|has|as|"
-    r"who|which|where|when|inside|behind|under|near|beside|against|over|into)\b)"
+    r"who|which|where|when|inside|behind|under|near|beside|against|over|into|upper|lower|top|"
+    r"bottom|left|right|first|second|third|last|other|next|same)(?![\w\-]))"
     r"[\w'’\-/]+,? ){0,7}?"
 )
 _GIVEN = r"(?:(?:provided|given|attached|uploaded|above|following|accompanying|presented) )?"
@@ -65,6 +67,10 @@ _LEADS = tuple(
 _THAT_CLAUSE = re.compile(
     r"that (?=(?:an?|the|this|his|her|its|their|there|he|she|they|it|we|you|one|two|three|several|"
     r"many|some|no|both) )",
+    re.IGNORECASE,
+)
+_WHOLE_CLAUSE = re.compile(
+    r"(?:(?!(?:that|which|who|whose|as|where|while|when)\b)[\w'’\-]+ ){1,5}(?:is|are|was|were)\b",
     re.IGNORECASE,
 )
 # What neither a sentence nor a noun phrase begins with, or what says too little.
@@ -115,7 +121,7 @@ def _shown(shows: re.Match[str], rest: str) -> str | None:
     """What a picture shows; `A photo of` it where the lead-in told the medium."""
     begun, adjectives = _begun(rest), shows["adjectives"]
     kind = shows["noun"].lower() if adjectives is None else adjectives + shows["noun"]
-    if begun is None or re.fullmatch(_PLAIN, kind, re.IGNORECASE):
+    if begun is None or re.fullmatch(_PLAIN, kind, re.IGNORECASE) or _WHOLE_CLAUSE.match(rest):
         return begun
     return f"{_article(kind)} {kind} {'with' if shows['holds'] else 'of'} {rest}"
 
