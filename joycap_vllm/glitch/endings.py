@@ -17,6 +17,11 @@ _HANGING = re.compile(
 )
 _ENDS = re.compile(r"[.!?…\"'”’»)\]}*`>|:~♥✨]\Z|[^\x00-\x7f]\Z")
 _SENTENCE = re.compile(r"[a-z\d)\"'”][.!?][\"'”)]?\s+[\"'“(]?[A-Z]")
+# What servers of several makes say when an answer was ended for it.
+_CUT_OFF = {
+    **dict.fromkeys(("length", "max_tokens", "max_length", "model_length"), "the token limit"),
+    **dict.fromkeys(("abort", "error", "cancelled"), "the server"),
+}
 _SENTENCES_LEAST = 2
 _LONG = 900  # characters: short texts are seldom cut, and often lack a full stop
 # Lines without an end, bullets, hashtags, links.
@@ -48,8 +53,8 @@ def find_cut(reading: Reading, style: Style, finish_reason: str | None) -> str:
     """
     said = reading.text.strip()
     tail = shown(said[-40:])
-    if finish_reason == "length":
-        return f"the token limit cut it off at {tail}"
+    if finish_reason and finish_reason.lower() in _CUT_OFF:
+        return f"{_CUT_OFF[finish_reason.lower()]} cut it off at {tail}"
     if finish_reason is not None or style != "prose":
         return ""
     if _HANGING.search(said[-24:]):

@@ -29,8 +29,9 @@ def judge(
     Args:
         text: The answer.
         style: What was asked for: prose, tags, or either (mixed).
-        finish_reason: Why the server stopped: `length` is a cut, `repetition` a loop,
-            `content_filter` a refusal. Without it, prose that breaks off counts as cut.
+        finish_reason: Why the server stopped: `length`, and other servers' words for it, is a cut,
+            `repetition` a loop, `content_filter` a refusal. Without it, prose that breaks off
+            counts as cut.
         prompt: What was asked. The answer should not repeat it, and may be in another language
             than English only if the prompt is, or names one.
         words: The word limit that was asked for; half as much again is let pass.

@@ -131,6 +131,11 @@ def test_the_servers_word_counts() -> None:
     assert judge(text, finish_reason="stop").ok
 
 
+@pytest.mark.parametrize("word", ["length", "MAX_TOKENS", "model_length", "abort", "error"])
+def test_every_servers_word_for_a_cut_is_known(word: str) -> None:
+    assert judge("A red square on a white ground.", finish_reason=word).glitch == "truncated"
+
+
 def test_a_filter_is_a_refusal() -> None:
     assert judge("A woman in", finish_reason="content_filter").glitch == "refusal"
 
