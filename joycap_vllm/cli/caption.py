@@ -191,7 +191,11 @@ Seed = Annotated[
 Retries = Annotated[
     int,
     typer.Option(
-        envvar="JOYCAP_RETRIES", rich_help_panel=HOW, min=0, help="Attempts beyond the first."
+        envvar="JOYCAP_RETRIES",
+        rich_help_panel=HOW,
+        min=0,
+        help="Attempts beyond the first where answers are glitches; each is asked again in "
+        "another way, by its cause.",
     ),
 ]
 OnGlitch = Annotated[
@@ -199,7 +203,8 @@ OnGlitch = Annotated[
     typer.Option(
         envvar="JOYCAP_ON_GLITCH",
         rich_help_panel=OUT,
-        help="When attempts are used up: write nothing, or the best text.",
+        help="When attempts are used up: write nothing, or the best text, trimmed to its last "
+        "whole sentence or tag where that mends it.",
     ),
 ]
 Out = Annotated[

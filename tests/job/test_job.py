@@ -98,6 +98,39 @@ def test_on_glitch_keep_hands_out_the_best_text(tmp_path: Path) -> None:
         caption(tmp_path, server, *flags, code=1)
 
     assert sidecar(path).read_text() == "A cut text"
+    assert "trimmed" not in records(tmp_path)[0]
+
+
+def test_on_glitch_keep_trims_the_best_text_to_its_last_whole_sentence(tmp_path: Path) -> None:
+    good = "A red car with a black roof stands on a wet road."
+    (path,) = make_pictures(tmp_path, 1)
+    with serving(lambda _: say(f"{good} A man in a", "length")) as server:
+        caption(tmp_path, server, "--no-check", "--retries", "1", "--on-glitch", "keep", code=1)
+
+    (record,) = records(tmp_path)
+    assert sidecar(path).read_text() == record["caption"] == good
+    assert (record["outcome"], record["glitch"], record["trimmed"]) == (
+        "glitched",
+        "truncated",
+        True,
+    )
+    assert record["why"].endswith("; trimmed to 49 of 60 characters")
+
+
+def test_a_loop_that_the_server_stopped_is_asked_again_with_a_penalty(tmp_path: Path) -> None:
+    def stopping(asked: Asked) -> Reaction:
+        if asked.attempt == 1:
+            return say("a red car, a red car", "repetition")
+        return truthful(asked)
+
+    make_pictures(tmp_path, 1)
+    with serving(stopping) as server:
+        summary = caption(tmp_path, server, "--no-check")
+
+    first, second = (asked.body for asked in server.asked)
+    assert (summary["ok"], summary["glitches"]) == (1, {"repetition": 1})
+    assert "frequency_penalty" not in first
+    assert second["frequency_penalty"] > 0
 
 
 def test_a_refused_request_fails_at_once_with_the_servers_words(tmp_path: Path) -> None:
