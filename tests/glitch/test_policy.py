@@ -78,6 +78,41 @@ def test_a_new_vllm_stops_loops_from_the_first_request_on() -> None:
     assert after(means=VLLM).fields["repetition_detection"] == REPETITION_DETECTION
 
 
+def stopped_at(tokens: list[str]) -> int | None:
+    """The token at which vLLM's rule stops an answer: the last `min_count` stretches are equal."""
+    rule = REPETITION_DETECTION
+    for end in range(1, len(tokens) + 1):
+        for size in range(rule["min_pattern_size"], rule["max_pattern_size"] + 1):
+            length = size * rule["min_count"]
+            stretch = tokens[end - length : end] if length <= end else []
+            if stretch and stretch[size:] == stretch[:-size]:
+                return end
+    return None
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8, 16, 24])
+def test_a_new_vllm_stops_a_loop_after_a_few_dozen_tokens(size: int) -> None:
+    head = [f"head{n}" for n in range(50)]
+    loop = [f"unit{n}" for n in range(size)] * 200
+
+    assert 32 <= (stopped_at(head + loop) or 0) - len(head) <= max(32, 4 * size)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "He cheers hurray " + "! " * 20,
+        "A long number 1 " + "000 " * 20,
+        "no no no no no no no no no no , says the sign",
+        " ".join(f"{color} hair , {color} eyes ," for color in ("red", "blue", "green", "gray")),
+        "ho ho ho , " * 6,
+        "row row row your boat gently down the stream , " * 3,
+    ],
+)
+def test_it_stops_no_cheer_no_number_no_refrain_and_no_list_of_alike_tags(text: str) -> None:
+    assert stopped_at(text.split()) is None
+
+
 @pytest.mark.parametrize("kind", ["empty", "prompt_echo", "template_leak", "bad_format"])
 def test_every_attempt_is_warmer_up_to_a_bound(kind: Glitch) -> None:
     steps = [after(*times(n, kind)) for n in range(5)]
