@@ -40,6 +40,7 @@ from joycap_vllm.glitch import (
     Next,
     Question,
     Tried,
+    best_of,
     find_ending,
     judge,
     next_request,
@@ -266,6 +267,8 @@ class _Task:
                 await self._attempt()
             except RejectedError as error:
                 self._note_error(error)
+                if self._tried:  # it took the question once, so a remedy is what it does not take
+                    return self._ended(best_of(self._question, self._tried))
                 return self._failed(f"the server refuses the request: {error}")
             except _BlamedError as error:
                 return self._failed(str(error))
