@@ -27,8 +27,8 @@ _LOOK_BACK = 64  # sentences or tags among which an earlier round of a loop is l
 _STOP = re.compile(
     r"""(?<![.…!?])[.!?][!?]*["'”’)\]*_]*(?=\s|\Z|<|\[/|(?:assistant|user|system)\b)"""
 )
-_ABBREVIATION = re.compile(
-    r"\b(?:mrs?|ms|dr|prof|st|sr|jr|vs|etc|e\.g|i\.e|figs?|nos?|vol|approx|ca|cf|inc|ltd|co|corp"
+_NO_END = re.compile(  # abbreviations, initials, and the numbers of a list
+    r"\n\s*\d+\.|\b(?:mrs?|ms|dr|prof|st|sr|jr|vs|etc|e\.g|i\.e|figs?|nos?|vol|approx|ca|cf|inc|ltd|co|corp"
     r"|dept|est|gen|col|lt|sgt|capt|rev|mt|ave|blvd|ft|oz|lbs?|max|min|a\.m|p\.m|u\.s|u\.k"
     r"|(?-i:[A-Z]))\.",
     re.IGNORECASE,
@@ -103,7 +103,7 @@ def tag_ends(text: str, *, cut: bool) -> list[int]:
 
 
 def _goes_on(text: str, found: re.Match[str]) -> bool:
-    """Whether a full stop ends no sentence: of an abbreviation, or of a number that was cut."""
+    """Whether a stop ends no sentence: after an abbreviation, within or behind a number."""
     stop, end = found.start() + 1, found.end()
     if text[end:].lstrip(" ")[:1].islower() and text[end : end + 1] == " ":
         return True
@@ -112,7 +112,9 @@ def _goes_on(text: str, found: re.Match[str]) -> bool:
     if end == len(text) and text[stop - 2 : stop - 1].isdigit():
         return True
     before = text[max(0, stop - _LONGEST_ABBREVIATION) : stop]
-    return any(m.end() == len(before) for m in _ABBREVIATION.finditer(before))
+    if stop < _LONGEST_ABBREVIATION:
+        before = f"\n{before}"
+    return any(m.end() == len(before) for m in _NO_END.finditer(before))
 
 
 def _open_at(text: str) -> Callable[[int], bool]:

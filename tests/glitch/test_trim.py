@@ -27,6 +27,7 @@ SENTENCE = "A red car with a black roof stands on a wet road at night."
         (f'{SENTENCE} A 24" wheel leans on it.', " The whe"),
         (f"{SENTENCE}\n\nIs it new? It may be!", "\n\nThe"),
         (f"Shot on film, e.g. at 5 p.m. in the U.S. by J. Doe, etc. and so on. {SENTENCE}", " T"),
+        (f"1. {SENTENCE}", "\n2. A man waits"),
         (SENTENCE, ""),
     ],
 )  # fmt: skip
