@@ -1,9 +1,10 @@
 """Real vLLM: is every outcome at a high temperature explained, and what does cutting loops save?
 
-It starts `joycap serve nano`, or asks the server that --base-url names. A hot model babbles and
-loops by itself; to see what `repetition_detection` saves, the same requests are sent with and
-without it, first as they are, then with the token that ends an answer forbidden, so that a model
-goes on until it loops. Whatever is no caption must have a kind and a reason.
+It starts `joycap serve nano`, or asks the server that --base-url names. To see what
+`repetition_detection` saves, the same requests are sent with and without it: as they are; with the
+token that ends an answer forbidden, so that a model goes on until it loops, mostly in long or
+drifting rounds; and with a few words only, so that it loops at once. Whatever is no caption must
+have a kind and a reason.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from joycap_vllm.prompts import load_table
 from draw_pictures import draw, random_scene
 
 TYPES = ("descriptive", "straightforward", "booru-like-tag-list")  # those that the nano knows
+FEW_WORDS = " red circle,"
 
 
 @contextlib.contextmanager
@@ -93,6 +95,15 @@ async def answers(
     )
 
 
+async def tokens(endpoint: Endpoint, text: str) -> list[int]:
+    """The model's tokens of a text."""
+    asked = {"model": endpoint.abilities.model, "prompt": text, "add_special_tokens": False}
+    told = await endpoint.post_control("/tokenize", asked)
+    if told is None:
+        sys.exit(f"{endpoint.url} does not answer /tokenize: is it a vLLM?")
+    return list(told["tokens"])
+
+
 async def pictures(joy: Captioner, count: int) -> list[Prepared]:
     """So many random scenes, prepared."""
     prepared = []
@@ -148,10 +159,12 @@ async def measure(url: str, count: int, heats: Sequence[float], end_token: int) 
         endpoint = joy.fleet.members[0].endpoint
         cutting = {"repetition_detection": REPETITION_DETECTION}
         endless = {"logit_bias": {str(end_token): -100}}
+        few = {"allowed_token_ids": await tokens(endpoint, FEW_WORDS)}
         runs: dict[str, dict[str, Any]] = {
             "as they are": {"temperature": 0.6},
             "without an end": {"temperature": 0.6, **endless},
             "without an end, greedy": {"temperature": 0, **endless},
+            f"with the words of {FEW_WORDS!r} only": {"temperature": 0.6, **few},
         }
         for name, fields in runs.items():
             without = await answers(endpoint, images, fields)
