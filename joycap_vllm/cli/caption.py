@@ -7,6 +7,15 @@ from typing import Annotated, Literal
 
 import typer
 
+from joycap_vllm.cli.answers import (
+    AlwaysFirst,
+    DedupeTags,
+    MaxGlitchRate,
+    StripLeadIn,
+    TagSeparator,
+    Underscores,
+    Undesired,
+)
 from joycap_vllm.cli.options import CaptionFlags
 
 ASK = "What to ask"
@@ -194,8 +203,7 @@ Retries = Annotated[
         envvar="JOYCAP_RETRIES",
         rich_help_panel=HOW,
         min=0,
-        help="Attempts beyond the first where answers are glitches; each is asked again in "
-        "another way, by its cause.",
+        help="Attempts beyond the first, each in another way by the glitch's cause.",
     ),
 ]
 OnGlitch = Annotated[
@@ -203,8 +211,7 @@ OnGlitch = Annotated[
     typer.Option(
         envvar="JOYCAP_ON_GLITCH",
         rich_help_panel=OUT,
-        help="When attempts are used up: write nothing, or the best text, trimmed to its last "
-        "whole sentence or tag where that mends it.",
+        help="When attempts are used up: write nothing, or the best text, trimmed if that helps.",
     ),
 ]
 Out = Annotated[
@@ -346,6 +353,7 @@ def caption(
     max_tokens: MaxTokens = 512,
     seed: Seed = None,
     retries: Retries = 4,
+    max_glitch_rate: MaxGlitchRate = "0.3",
     on_glitch: OnGlitch = "skip",
     out: Out = None,
     form: Form = "txt",
@@ -353,6 +361,12 @@ def caption(
     prefix: Prefix = "",
     suffix: Suffix = "",
     trigger: Trigger = "",
+    underscores: Underscores = "keep",
+    tag_separator: TagSeparator = None,
+    always_first: AlwaysFirst = None,
+    undesired: Undesired = None,
+    dedupe_tags: DedupeTags = False,
+    strip_lead_in: StripLeadIn = False,
     existing: Existing = "skip",
     journal: Journal = None,
     again: Again = None,

@@ -31,6 +31,7 @@ from joycap_vllm.job import (
     read_records,
     run_job,
 )
+from joycap_vllm.outputs import TagOptions
 
 INTERRUPTED = 130
 
@@ -57,6 +58,10 @@ def run_caption(flags: CaptionFlags) -> int:
     progress, stop = Progress(), Stop()
     try:
         asyncio.run(_run(settings, progress, stop, flags))
+    except JoycapError:
+        if progress.done:
+            sum_up(progress.summary(), progress, settings.state, say)
+        raise
     finally:
         summary = progress.summary()
         if flags.as_json and progress.total is not None:
@@ -187,6 +192,8 @@ def _announce(plan: Plan, survey: Survey) -> None:
     own = settings.state.is_relative_to(settings.sidecars.out or settings.source.root)
     if not own and not os.access(settings.sidecars.out or settings.source.root, os.W_OK):
         say("sidecars cannot be written there; captions are kept in the journal (see --out)")
+    if settings.sidecars.dressing.tags != TagOptions() and not settings.sidecars.tag_prompts:
+        say("no caption type of this job is a list of tags: the flags for tags change nothing")
     before = survey.tasks - survey.todo
     rest = f", {before} of them done before" if before else ""
     say(f"{survey.images} images, {survey.tasks} captions{rest}; journal in {settings.state}")

@@ -13,6 +13,7 @@ import orjson
 from joycap_vllm.captioner import DEFAULT_URL, CaptionerOptions
 from joycap_vllm.errors import SettingsChangedError, UsageError
 from joycap_vllm.images import RECIPE
+from joycap_vllm.job.trouble import USUAL_MOST
 from joycap_vllm.outputs import SidecarOptions, write_atomically
 from joycap_vllm.prompts import Prompt
 from joycap_vllm.sources import Source
@@ -37,6 +38,8 @@ class JobSettings:
         sample: So many images, drawn by their keys; None takes all.
         again: Outcomes or kinds of glitches that are asked again although the journal has them;
             `all` are all.
+        max_glitch_rate: Part of the tasks of late that may get a bad answer before the job stops;
+            1 never stops it.
         accept_changes: Go on with settings that differ from the journal's.
     """
 
@@ -51,6 +54,7 @@ class JobSettings:
     limit: int | None = None
     sample: int | None = None
     again: frozenset[str] = frozenset()
+    max_glitch_rate: float = USUAL_MOST
     accept_changes: bool = False
 
     def __post_init__(self) -> None:
@@ -77,7 +81,7 @@ class JobSettings:
                 "extension": options.extension,
                 "out": os.path.relpath(options.out, home) if options.out else None,
                 "together": options.together,
-                **asdict(options.dressing),
+                **options.dressing.lasting(),
             },
         }
         plain: dict[str, Any] = orjson.loads(orjson.dumps(data))

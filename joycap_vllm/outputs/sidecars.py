@@ -117,10 +117,13 @@ class Sidecars:
         target: Target,
         captions: Mapping[str, str],
         recorded: Mapping[str, float] | None = None,
-    ) -> None:
+    ) -> tuple[str, ...]:
         """Writes what can be written of an image's captions, each file at most once.
 
         An empty caption is never written.
+
+        Returns:
+            Prompts of whose captions nothing is left once unwanted tags are dropped.
 
         Args:
             target: The image's sidecars.
@@ -132,8 +135,9 @@ class Sidecars:
         Raises:
             OutputError: A file cannot be written, or holds text that is not UTF-8.
         """
-        dressed = {p: dress(text, self.options.dressing) for p, text in captions.items()}
-        dressed = {p: line for p, line in dressed.items() if line}
+        dressing, tagged = self.options.dressing, self.options.tag_prompts
+        lines = {p: dress(t, dressing, tags=p in tagged) for p, t in captions.items()}
+        dressed = {p: line for p, line in lines.items() if line}
         for path, prompts in self._by_file(target, dressed).items():
             at = [(recorded or {}).get(prompt) for prompt in prompts]
             if all(moment is not None for moment in at):
@@ -141,6 +145,7 @@ class Sidecars:
                 if self._stands(path, latest):
                     continue
             self._put(path, [dressed[prompt] for prompt in prompts], prompts)
+        return tuple(p for p, text in captions.items() if text.strip() and not lines[p])
 
     def _by_file(self, target: Target, dressed: Mapping[str, str]) -> dict[Path, list[str]]:
         wanted = self.options.prompts
