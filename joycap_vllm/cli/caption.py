@@ -200,7 +200,10 @@ Seed = Annotated[
 Retries = Annotated[
     int,
     typer.Option(
-        envvar="JOYCAP_RETRIES", rich_help_panel=HOW, min=0, help="Attempts beyond the first."
+        envvar="JOYCAP_RETRIES",
+        rich_help_panel=HOW,
+        min=0,
+        help="Attempts beyond the first, each in another way by the glitch's cause.",
     ),
 ]
 OnGlitch = Annotated[
@@ -208,7 +211,7 @@ OnGlitch = Annotated[
     typer.Option(
         envvar="JOYCAP_ON_GLITCH",
         rich_help_panel=OUT,
-        help="When attempts are used up: write nothing, or the best text.",
+        help="When attempts are used up: write nothing, or the best text, trimmed if that helps.",
     ),
 ]
 Out = Annotated[
