@@ -85,8 +85,9 @@ def name_of(color: Color) -> str:
 
 
 def truthful(asked: Asked) -> Reaction:
-    """The default script: every picture gets the caption that tells its colour."""
-    return say(name_of(asked.color))
+    """The default script: every picture gets the caption, or the tags, that tell its colour."""
+    name = name_of(asked.color)
+    return say(f"plain picture, {name[-7:-1]}" if "tag" in asked.prompt.lower() else name)
 
 
 class FaultServer:
