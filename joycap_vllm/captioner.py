@@ -180,7 +180,13 @@ class Captioner:
         return outcome.caption
 
     async def outcome(
-        self, image: Prepared, prompt: Prompt, *, key: str, text: str | None = None
+        self,
+        image: Prepared,
+        prompt: Prompt,
+        *,
+        key: str,
+        text: str | None = None,
+        earlier: int = 0,
     ) -> Outcome:
         """The judged outcome of one task, after as many attempts as it takes.
 
@@ -189,12 +195,13 @@ class Captioner:
             prompt: What is asked.
             key: The image's key; it decides the home endpoint, the seed and a weighted choice.
             text: The exact text; None fills in the prompt without variables.
+            earlier: Attempts of earlier runs; the seeds go on after theirs.
 
         Raises:
             NoEndpointError: No endpoint can be reached any more.
         """
         text = ask(prompt, key, {}) if text is None else text
-        task = _Task(self, image, prompt, key, text)
+        task = _Task(self, image, prompt, key, text, earlier)
         return await task.run()
 
     async def _usable_endpoints(self) -> list[Endpoint]:
@@ -231,13 +238,20 @@ class _Task:
     """One task on its way through its attempts."""
 
     def __init__(
-        self, captioner: Captioner, image: Prepared, prompt: Prompt, key: str, text: str
+        self,
+        captioner: Captioner,
+        image: Prepared,
+        prompt: Prompt,
+        key: str,
+        text: str,
+        earlier: int,
     ) -> None:
         self._captioner = captioner
         self._image = image
         self._prompt = prompt
         self._key = key
         self._text = text
+        self._earlier = earlier
         self._attempts: list[Attempt] = []
         self._answers: list[Answer] = []
         self._tried: list[Tried] = []
@@ -295,8 +309,9 @@ class _Task:
 
     def _first(self, vllm: tuple[int, ...] | None) -> Next:
         sampling = self._prompt.sampling
+        seed = seed_of(self._key) if sampling.seed is None else sampling.seed
         return first_request(
-            seed=seed_of(self._key) if sampling.seed is None else sampling.seed,
+            seed=seed + self._earlier,
             temperature=sampling.temperature,
             max_tokens=sampling.max_tokens,
             top_p=sampling.top_p,

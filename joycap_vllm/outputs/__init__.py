@@ -2,7 +2,7 @@
 
 from joycap_vllm.outputs.files import write_atomically
 from joycap_vllm.outputs.sidecars import SidecarOptions, Sidecars, Target, assign_stems
-from joycap_vllm.outputs.text import Dressing, dress, one_line
+from joycap_vllm.outputs.text import Dressing, dress, one_line, undress
 
 __all__ = [
     "Dressing",
@@ -12,5 +12,6 @@ __all__ = [
     "assign_stems",
     "dress",
     "one_line",
+    "undress",
     "write_atomically",
 ]
