@@ -201,7 +201,7 @@ def settings_of(flags: CaptionFlags) -> JobSettings:
         prompts=tuple(prompt.name for prompt in prompts),
         tag_prompts=frozenset(p.name for p in prompts if p.style == "tags"),
         root=source.root,
-        extension=_extension(flags.ext),
+        extension=extension_of(flags.ext),
         out=out,
         together=flags.dual and not flags.dual_split,
         existing=flags.existing,
@@ -232,7 +232,12 @@ def _folder(path: Path | None) -> Path | None:
     return whole
 
 
-def _extension(text: str) -> str:
+def extension_of(text: str) -> str:
+    """The extension of sidecars, with its dot.
+
+    Raises:
+        UsageError: It is none, or one of pictures.
+    """
     from joycap_vllm.sources import IMAGE_SUFFIXES
 
     extension = text if text.startswith(".") else f".{text}"

@@ -16,6 +16,7 @@ __all__ = [
     "Record",
     "Report",
     "Stop",
+    "StoredJob",
     "Summary",
     "Survey",
     "ask_again",
@@ -38,6 +39,7 @@ _HOMES = {
     "Record": "records",
     "Report": "report",
     "Stop": "stop",
+    "StoredJob": "stored",
     "Summary": "progress",
     "Survey": "plan",
     "ask_again": "again",
@@ -62,7 +64,7 @@ if TYPE_CHECKING:
     from joycap_vllm.job.run import run_job
     from joycap_vllm.job.settings import JobSettings, check_settings
     from joycap_vllm.job.stop import Stop
-    from joycap_vllm.job.stored import load_job
+    from joycap_vllm.job.stored import StoredJob, load_job
     from joycap_vllm.job.writing import mend_outputs
 
 
