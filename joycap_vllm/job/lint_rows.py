@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -81,7 +81,7 @@ def read_rows(file: Path, *, named: bool = False) -> Iterator[Rows]:
     name = str(file).encode("utf-8", "backslashreplace").decode() if named else ""
     try:
         with _opened(file) as stream:
-            yield from _pieces(stream, name)
+            yield from cut_rows(iter(partial(stream.read, _BLOCK), b""), name)
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror or error}") from error
 
@@ -90,19 +90,21 @@ def _opened(file: Path) -> io.FileIO:
     return io.FileIO(0, closefd=False) if str(file) == _STDIN else io.FileIO(file)
 
 
-def _pieces(stream: io.FileIO, name: str) -> Iterator[Rows]:
+def cut_rows(blocks: Iterable[bytes], name: str = "") -> Iterator[Rows]:
+    """Blocks of a file as pieces of whole lines."""
     number, rest, passing = 1, bytearray(), False
-    while block := stream.read(_BLOCK):
+    for block in blocks:
         end = block.rfind(b"\n") + 1
         if passing:  # in a row that is too long
             begin = block.find(b"\n") + 1
             if not begin:
                 continue
-            block, end, passing = block[begin:], end - begin, False
             yield Rows(b"", number, name)
-            number += 1
-        if end:
-            data = bytes(rest) + block[:end]
+            number, passing = number + 1, False
+        else:
+            begin = 0
+        if end > begin:
+            data = bytes(rest) + block[begin:end]
             yield Rows(data, number, name)
             number += data.count(b"\n")
             rest.clear()

@@ -48,7 +48,7 @@ def undress(text: str, dressing: Dressing) -> str:
     text = text.strip().removeprefix(one_line(dressing.prefix))
     text = text.removesuffix(one_line(dressing.suffix)).strip()
     trigger = dressing.trigger.strip()
-    return text.removeprefix(f"{trigger}, ").strip() if trigger else text
+    return text.removeprefix(f"{trigger},").strip() if trigger else text
 
 
 def join(first: str, second: str, *, tags: bool) -> str:
