@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,8 @@ def _job_of(
         return load_job(known)
     defaults = {name: each.default for name, each in signature(caption).parameters.items()}
     given = {name: value for name, value in asked.items() if value is not None}
-    fleet = {name: getattr(flags, name) for name in AskFlags.__slots__}
     own = {"inputs": [str(root)], "ext": look.ending}
-    return settings_of(CaptionFlags(**(defaults | fleet | given | own))).stored()
+    return settings_of(CaptionFlags(**(defaults | asdict(flags) | given | own))).stored()
 
 
 def _tell(mending: Mending) -> None:

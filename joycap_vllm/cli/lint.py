@@ -22,8 +22,6 @@ from joycap_vllm.cli.flags import (
     Wire,
 )
 
-FIX = "With --fix"
-
 Paths = Annotated[
     list[Path] | None, typer.Argument(metavar="PATH...", help="Sidecars, or folders of them.")
 ]

@@ -61,8 +61,9 @@ def in_order(
         done += piece.size
         if workers > 1 and done > _SMALL:
             break
-    for piece in stream:
-        yield from _spread(chain([piece], stream), work, _pool(workers, home), workers)
+    following = next(stream, None)
+    if following is not None:
+        yield from _spread(chain([following], stream), work, _pool(workers, home), workers)
 
 
 def _spread(

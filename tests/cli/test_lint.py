@@ -197,6 +197,17 @@ def test_folders_are_walked_by_name_and_links_back_are_cut(tmp_path: Path) -> No
     ]
 
 
+def test_many_sidecars_keep_their_order_too(tmp_path: Path) -> None:
+    for number in range(700):
+        folder = tmp_path / str(number % 3)
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number:03}.txt").write_text(LOOP if number % 50 == 0 else GOOD)
+    found, _ = lint(tmp_path, "--workers", "3", code=1)
+
+    assert [row["ref"] for row in found] == [str(p) for p in sorted(tmp_path.rglob("*.txt"))]
+    assert [int(Path(row["ref"]).stem) % 50 for row in found if not row["ok"]] == [0] * 14
+
+
 def test_sidecars_that_cannot_be_read_are_told_and_the_rest_is_judged(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("Ein Bär.".encode("latin-1"))
     (tmp_path / "b.txt").symlink_to("nowhere")
