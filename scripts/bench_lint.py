@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -28,10 +29,10 @@ LIGHTS = ("Soft light falls", "A long shadow lies", "Rain has left puddles", "Th
 
 @dataclass(frozen=True)
 class Measured:
-    """One run; memory in MiB at its highest."""
+    """One run; memory in MiB at its highest, `cpu` in seconds over all processes."""
 
-    rows: int
     seconds: float
+    cpu: float
     main: float
     worker: float
     together: float
@@ -91,6 +92,7 @@ def measure(path: Path, rows: int, workers: str) -> Measured:
     """Runs the command, with its rows to a file, and watches its processes."""
     call = [sys.executable, "-c", "from joycap_vllm.cli import main; main()"]
     main = worker = together = 0.0
+    cpu: dict[int, float] = {}
     with path.with_suffix(".out").open("wb") as out:
         began = time.monotonic()
         process = subprocess.Popen(
@@ -99,7 +101,9 @@ def measure(path: Path, rows: int, workers: str) -> Measured:
             stderr=subprocess.DEVNULL,
         )
         while process.poll() is None:
-            own, *others = (_resident(pid) for pid in _family(process.pid))
+            family = _family(process.pid)
+            own, *others = map(_resident, family)
+            cpu |= {pid: max(_cpu(pid), cpu.get(pid, 0.0)) for pid in family}
             main, worker = max(main, own), max(worker, *others, 0.0)
             together = max(together, own + sum(others))
             time.sleep(0.1)
@@ -107,7 +111,7 @@ def measure(path: Path, rows: int, workers: str) -> Measured:
     said = path.with_suffix(".out").read_bytes().count(b"\n")
     if process.returncode != 1 or said != rows:
         raise SystemExit(f"it ended with {process.returncode} after {said} of {rows} rows")
-    return Measured(rows, seconds, main, worker, together)
+    return Measured(seconds, sum(cpu.values()), main, worker, together)
 
 
 def _family(pid: int) -> list[int]:
@@ -126,24 +130,37 @@ def _resident(pid: int) -> float:
         return 0.0
 
 
+def _cpu(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError):
+        return 0.0
+
+
 def main() -> None:
     """Judges a tenth of the rows, then all, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--workers", default="auto")
     flags = parser.parse_args()
-    print("| rows | seconds | rows/s | main MiB | largest worker MiB | together MiB |")
-    print("|---|---|---|---|---|---|")
+    print("| rows | seconds | rows/s | CPU µs/row | main MiB | largest worker MiB | together MiB |")
+    print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for rows in (flags.rows // 10, flags.rows):
             path = Path(folder) / "rows.jsonl"
             write_rows(path, rows)
             found = measure(path, rows, flags.workers)
-            print(
-                f"| {rows} | {found.seconds:.1f} | {rows / found.seconds:.0f} | {found.main:.0f} "
-                f"| {found.worker:.0f} | {found.together:.0f} |",
-                flush=True,
+            values = (
+                f"{rows}",
+                f"{found.seconds:.1f}",
+                f"{rows / found.seconds:.0f}",
+                f"{found.cpu / rows * 1e6:.0f}",
+                f"{found.main:.0f}",
+                f"{found.worker:.0f}",
+                f"{found.together:.0f}",
             )
+            print(f"| {' | '.join(values)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from joycap_vllm.images import RECIPE
 from joycap_vllm.job.stored import JOB_FILE, StoredJob
 from joycap_vllm.outputs import SidecarOptions, write_atomically
 from joycap_vllm.prompts import Prompt
-from joycap_vllm.sources import Source
+from joycap_vllm.sources import Source, escaped
 
 _VERSION = 1
 
@@ -78,12 +78,12 @@ class JobSettings:
         options, home = self.sidecars, self.state.parent
         own = self.state.is_relative_to(options.root)
         data = {
-            "root": None if own else str(options.root),  # a folder may move with its own journal
+            "root": None if own else escaped(options.root),  # a folder moves with its own journal
             "recipe": RECIPE,
             "prompts": {prompt.name: _lasting_prompt(prompt) for prompt in self.prompts},
             "sidecars": {
                 "extension": options.extension,
-                "out": os.path.relpath(options.out, home) if options.out else None,
+                "out": escaped(Path(os.path.relpath(options.out, home))) if options.out else None,
                 "together": options.together,
                 **asdict(options.dressing),
             },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,17 @@ def test_a_moved_folder_is_asked_where_it_is_now(job: Path, server: FaultServer)
 
     assert retry(moved, server)["ok"] == 3
     assert (moved / "with space" / "p 1.txt").exists()
+
+
+def test_folders_whose_names_are_no_text_are_found_again(tmp_path: Path) -> None:
+    inside, out = (tmp_path / os.fsdecode(name) for name in (b"in\xff", b"out\xfe"))
+    make_pictures(inside, 2)
+    with serving(lambda _: say(REFUSAL)) as server:
+        caption(inside, server, "--out", out, "--no-check", "--retries", "0", code=1)
+    with serving() as server:
+        assert retry(out, server, "--no-check")["ok"] == 2
+
+    assert len(list(out.rglob("*.txt"))) == 2
 
 
 def test_a_job_of_an_earlier_version_names_the_way_out(job: Path, server: FaultServer) -> None:
