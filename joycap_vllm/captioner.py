@@ -7,6 +7,7 @@ are asked again until a caption comes or the attempts are used up.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -54,6 +55,10 @@ class Attempt:
     endpoint: str
     milliseconds: float
     error: str = ""
+
+
+# Told every answer as it comes: the image's key, the prompt's name, the attempt, its glitch's why.
+OnAnswer = Callable[[str, str, Attempt, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,7 @@ class Captioner:
 
     def __init__(self, *urls: str, options: CaptionerOptions | None = None) -> None:
         self.options = options or CaptionerOptions()
+        self.on_answer: OnAnswer | None = None
         self.notices: list[str] = []
         self._urls = tuple(dict.fromkeys(normal_url(url) for url in urls or (DEFAULT_URL,)))
         self._fleet: Fleet | None = None
@@ -349,6 +355,9 @@ class _Task:
         self._attempts.append(
             Attempt(glitch, finish, asked.seed, asked.temperature, endpoint, round(ms, 1), error)
         )
+        told = self._captioner.on_answer
+        if told is not None and not error:
+            told(self._key, self._prompt.name, self._attempts[-1], self._whys[-1])
 
     def _note_error(self, error: RejectedError | TransportError) -> None:
         self._note(None, "", error.endpoint, error.milliseconds, str(error))

@@ -7,6 +7,15 @@ from typing import Annotated, Literal
 
 import typer
 
+from joycap_vllm.cli.answers import (
+    AlwaysFirst,
+    DedupeTags,
+    MaxGlitchRate,
+    StripLeadIn,
+    TagSeparator,
+    Underscores,
+    Undesired,
+)
 from joycap_vllm.cli.flags import (
     ASK,
     HOW,
@@ -252,6 +261,7 @@ def caption(
     max_tokens: MaxTokens = 512,
     seed: Seed = None,
     retries: Retries = 4,
+    max_glitch_rate: MaxGlitchRate = "0.3",
     on_glitch: OnGlitch = "skip",
     out: Out = None,
     form: Form = "txt",
@@ -259,6 +269,12 @@ def caption(
     prefix: Prefix = "",
     suffix: Suffix = "",
     trigger: Trigger = "",
+    underscores: Underscores = "keep",
+    tag_separator: TagSeparator = None,
+    always_first: AlwaysFirst = None,
+    undesired: Undesired = None,
+    dedupe_tags: DedupeTags = False,
+    strip_lead_in: StripLeadIn = False,
     existing: Existing = "skip",
     journal: Journal = None,
     again: Again = None,

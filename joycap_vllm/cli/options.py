@@ -13,6 +13,7 @@ from joycap_vllm.errors import UsageError
 if TYPE_CHECKING:
     from joycap_vllm.captioner import CaptionerOptions
     from joycap_vllm.job import JobSettings
+    from joycap_vllm.outputs import Dressing
     from joycap_vllm.prompts import Prompt
 
 
@@ -55,6 +56,7 @@ class CaptionFlags(AskFlags):
     top_k: int
     max_tokens: int
     seed: int | None
+    max_glitch_rate: str
     on_glitch: Literal["skip", "keep"]
     out: Path | None
     form: Literal["txt"]
@@ -62,6 +64,12 @@ class CaptionFlags(AskFlags):
     prefix: str
     suffix: str
     trigger: str
+    underscores: Literal["keep", "spaces"]
+    tag_separator: str | None
+    always_first: list[str] | None
+    undesired: list[str] | None
+    dedupe_tags: bool
+    strip_lead_in: bool
     existing: Literal["skip", "overwrite", "append", "prepend"]
     journal: Path | None
     again: list[str] | None
@@ -115,6 +123,9 @@ def prompts_of(flags: CaptionFlags) -> tuple[Prompt, ...]:
         ("--prefix", flags.prefix),
         ("--suffix", flags.suffix),
         ("--trigger", flags.trigger),
+        ("--tag-separator", flags.tag_separator),
+        *(("--always-first", tag) for tag in flags.always_first or []),
+        *(("--undesired", tag) for tag in flags.undesired or []),
     ):
         if value is not None and not value.isprintable() and _is_no_unicode(value):
             raise UsageError(f"{flag} is not valid UTF-8")
@@ -191,7 +202,7 @@ def settings_of(flags: CaptionFlags) -> JobSettings:
         UsageError: Something in them cannot be.
     """
     from joycap_vllm.job import JobSettings, state_folder
-    from joycap_vllm.outputs import Dressing, SidecarOptions
+    from joycap_vllm.outputs import SidecarOptions
     from joycap_vllm.sources import open_source
 
     prompts = prompts_of(flags)
@@ -205,7 +216,7 @@ def settings_of(flags: CaptionFlags) -> JobSettings:
         out=out,
         together=flags.dual and not flags.dual_split,
         existing=flags.existing,
-        dressing=Dressing(flags.prefix, flags.suffix, flags.trigger),
+        dressing=_dressing(flags),
     )
     return JobSettings(
         source=source,
@@ -219,8 +230,25 @@ def settings_of(flags: CaptionFlags) -> JobSettings:
         limit=flags.limit,
         sample=flags.sample,
         again=_again(flags.again or []),
+        max_glitch_rate=_rate(flags.max_glitch_rate),
         accept_changes=flags.accept_changes,
     )
+
+
+def _dressing(flags: CaptionFlags) -> Dressing:
+    from joycap_vllm.outputs import Dressing, TagOptions, one_line, read_tags
+
+    separator = flags.tag_separator
+    if separator == "" or (separator and one_line(f"-{separator}-") != f"-{separator}-"):
+        raise UsageError(f"--tag-separator is a text without line breaks, not {separator!r}")
+    tags = TagOptions(
+        underscores=flags.underscores,
+        separator=separator,
+        first=read_tags(flags.always_first or []),
+        undesired=read_tags(flags.undesired or []),
+        dedupe=flags.dedupe_tags,
+    )
+    return Dressing(flags.prefix, flags.suffix, flags.trigger, tags, flags.strip_lead_in)
 
 
 def _folder(path: Path | None) -> Path | None:
@@ -264,6 +292,16 @@ def _concurrency(text: str) -> int | None:
     if not (text.isascii() and text.isdecimal() and int(text) >= 1):
         raise UsageError(f"--concurrency is auto or a number of requests, not {text!r}")
     return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = 1.0 if text == "off" else float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate <= 1:
+        raise UsageError(f"--max-glitch-rate is above 0 and at most 1, or off, not {text!r}")
+    return rate
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+_ON_SCREEN = 20  # problems on a terminal
 
 
 def report(
@@ -13,32 +16,47 @@ def report(
         list[Path], typer.Argument(metavar="DIR|JOURNAL...", help="Folders of jobs, or journals.")
     ],
     as_json: Annotated[
-        bool, typer.Option("--json", envvar="JOYCAP_JSON", help="As one JSON line.")
+        bool, typer.Option("--json", envvar="JOYCAP_JSON", help="Everything, as one JSON line.")
     ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            envvar="JOYCAP_HTML",
+            metavar="FILE",
+            help="Write a page with pictures, the worst images first; it needs no other file.",
+        ),
+    ] = None,
+    pictures: Annotated[
+        int,
+        typer.Option(
+            "--pictures", envvar="JOYCAP_PICTURES", min=0, help="Most images on that page."
+        ),
+    ] = 200,
 ) -> None:
-    """Show a job's counts, its glitches by kind, and why tasks have no caption."""
+    """Show what a job did: counts, glitches by kind and prompt, speed, and what has no caption.
+
+    Tables go to stderr. On stdout is a line for each task without a caption, the worst first: kind,
+    image, reason, prompt, requests, with tabs between.
+    """
     import orjson
 
     from joycap_vllm.cli.running import say
-    from joycap_vllm.job import make_report
+    from joycap_vllm.cli.tables import show_report
+    from joycap_vllm.job import line_of, make_report, report_data, write_page
 
     found = make_report(paths)
-    seconds = found.ended - found.began
+    if page is not None:
+        write_page(found, page, title=f"joycap report: {paths[0]}", pictures=pictures)
     if as_json:
-        data = {
-            "outcomes": dict(found.outcomes),
-            "glitches": dict(found.glitches),
-            "prompts": dict(found.prompts),
-            "requests": found.requests,
-            "seconds": round(seconds, 3),
-            "problems": [{"key": k, "kind": g, "why": w} for k, g, w in found.problems],
-        }
-        typer.echo(orjson.dumps(data).decode())
-        return
-    counts = ", ".join(f"{n} {outcome}" for outcome, n in sorted(found.outcomes.items()))
-    say(f"{found.outcomes.total()} tasks: {counts}; {found.requests} requests")
-    if found.glitches:
-        kinds = ", ".join(f"{kind} {n}" for kind, n in found.glitches.most_common())
-        say(f"rejected answers: {kinds}")
-    for key, kind, why in found.problems:
-        typer.echo(f"{kind}\t{key!r}\t{why}")
+        typer.echo(orjson.dumps(report_data(found)).decode())
+    else:
+        show_report(found)
+        short = sys.stdout.isatty()
+        for number, problem in enumerate(found.problems()):
+            if short and number == _ON_SCREEN:
+                say(f"the others: joycap report {paths[0]} | less")
+                break
+            typer.echo(line_of(problem))
+    if page is not None:
+        say(f"written: {page}")

@@ -37,6 +37,7 @@ from joycap_vllm.job import (
     read_records,
     run_job,
 )
+from joycap_vllm.outputs import TagOptions
 
 INTERRUPTED = 130
 
@@ -76,6 +77,7 @@ def run_retry(folder: Path, wanted: frozenset[str], flags: AskFlags) -> int:
         chosen.images,
         urls=urls_of(flags),
         captioner=captioner_of(flags),
+        max_glitch_rate=1.0,  # what went wrong once does so far more often than usual
         accept_changes=flags.accept_changes,
     )
     return run_settings(settings, flags)
@@ -91,6 +93,10 @@ def run_settings(settings: JobSettings, flags: AskFlags) -> int:
     progress, stop = Progress(), Stop()
     try:
         asyncio.run(_run(settings, progress, stop, flags))
+    except JoycapError:
+        if progress.done:
+            sum_up(progress.summary(), progress, settings.state, say)
+        raise
     finally:
         summary = progress.summary()
         if flags.as_json and progress.total is not None:
@@ -221,6 +227,8 @@ def _announce(plan: Plan, survey: Survey) -> None:
     own = settings.state.is_relative_to(settings.sidecars.out or settings.source.root)
     if not own and not os.access(settings.sidecars.out or settings.source.root, os.W_OK):
         say("sidecars cannot be written there; captions are kept in the journal (see --out)")
+    if settings.sidecars.dressing.tags != TagOptions() and not settings.sidecars.tag_prompts:
+        say("no caption type of this job is a list of tags: the flags for tags change nothing")
     before = survey.tasks - survey.todo
     why = "done before" if settings.only is None else "left, since their sidecars say other things"
     rest = f", {before} of them {why}" if before else ""

@@ -23,12 +23,15 @@ __all__ = [
     "check_settings",
     "choose",
     "job_folder",
+    "line_of",
     "load_job",
     "make_report",
     "mend_outputs",
     "read_records",
+    "report_data",
     "run_job",
     "state_folder",
+    "write_page",
 ]
 
 _HOMES = {
@@ -46,17 +49,21 @@ _HOMES = {
     "check_settings": "settings",
     "choose": "again",
     "job_folder": "again",
+    "line_of": "telling",
     "load_job": "stored",
     "make_report": "report",
     "mend_outputs": "writing",
     "read_records": "records",
+    "report_data": "telling",
     "run_job": "run",
     "state_folder": "records",
+    "write_page": "page",
 }
 
 if TYPE_CHECKING:
     from joycap_vllm.job.again import ask_again, choose, job_folder
     from joycap_vllm.job.journal import Journal
+    from joycap_vllm.job.page import write_page
     from joycap_vllm.job.plan import Plan, Survey
     from joycap_vllm.job.progress import Progress, Summary
     from joycap_vllm.job.records import Record, read_records, state_folder
@@ -65,6 +72,7 @@ if TYPE_CHECKING:
     from joycap_vllm.job.settings import JobSettings, check_settings
     from joycap_vllm.job.stop import Stop
     from joycap_vllm.job.stored import StoredJob, load_job
+    from joycap_vllm.job.telling import line_of, report_data
     from joycap_vllm.job.writing import mend_outputs
 
 

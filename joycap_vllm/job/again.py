@@ -14,6 +14,7 @@ from joycap_vllm.job.records import Record
 from joycap_vllm.job.report import journals_of
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.job.stored import StoredJob
+from joycap_vllm.job.trouble import USUAL_MOST
 from joycap_vllm.sources import Source, path_of
 
 Task = tuple[str, str]
@@ -77,6 +78,7 @@ def ask_again(
     *,
     urls: tuple[str, ...],
     captioner: CaptionerOptions,
+    max_glitch_rate: float = USUAL_MOST,
     accept_changes: bool = False,
 ) -> JobSettings:
     """The settings of a run that asks just these tasks of a job.
@@ -87,6 +89,7 @@ def ask_again(
         images: The files of their images.
         urls: The fleet.
         captioner: How images are captioned.
+        max_glitch_rate: Part of the tasks that may get a bad answer before the run stops.
         accept_changes: Go on with settings that differ from the journal's.
     """
     return JobSettings(
@@ -98,5 +101,6 @@ def ask_again(
         captioner=captioner,
         on_glitch=job.on_glitch,
         only=tasks,
+        max_glitch_rate=max_glitch_rate,
         accept_changes=accept_changes,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -57,8 +57,16 @@ def state_folder(out: Path) -> Path:
     return platformdirs.user_state_path("joycap-vllm") / "jobs" / name
 
 
-def read_file(path: Path) -> Iterator[tuple[dict[str, Any], int, int]]:
+def read_file(
+    path: Path, on_damaged: Callable[[], None] | None = None
+) -> Iterator[tuple[dict[str, Any], int, int]]:
     """Every whole record of one file with its offset and length; damaged lines are passed over.
+
+    A last line without its end is no damage: somebody may be writing it.
+
+    Args:
+        path: A journal.
+        on_damaged: Called for each line that is passed over.
 
     Raises:
         OutputError: The file cannot be read.
@@ -73,6 +81,8 @@ def read_file(path: Path) -> Iterator[tuple[dict[str, Any], int, int]]:
                 data = _record_of(line)
                 if data is not None:
                     yield data, start, len(line)
+                elif on_damaged is not None:
+                    on_damaged()
     except OSError as error:
         raise OutputError(f"the journal {path} cannot be read: {error.strerror}") from error
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from joycap_vllm.captioner import Captioner, Outcome
+from joycap_vllm.captioner import Attempt, Captioner, Outcome
 from joycap_vllm.errors import ImageError, JoycapError, NoEndpointError
 from joycap_vllm.images import Prepared
 from joycap_vllm.job.journal import Journal, make_line
@@ -18,10 +19,10 @@ from joycap_vllm.job.progress import Progress
 from joycap_vllm.job.records import Record
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.job.stop import Stop
+from joycap_vllm.job.trouble import Trouble
 from joycap_vllm.job.writing import handed_out, write_captions
 from joycap_vllm.prompts import Prompt, ask, variables_of
 
-_BROKEN_SERVER = 40  # tasks in a row that ended without a caption; by chance that never happens
 _GRACE = 0.5  # seconds
 _CHUNK = 64  # images taken from the plan at once, off the event loop
 
@@ -56,7 +57,7 @@ async def run_job(
 
     Raises:
         NoEndpointError: No endpoint could be reached, at the start or for the whole patience, or
-            nothing but glitches comes.
+            far more glitches come than usual.
         OutputError: The journal cannot be written; what was synced is kept.
     """
     settings = plan.settings
@@ -66,6 +67,7 @@ async def run_job(
         for notice in captioner.notices:
             say(notice)
         job = _Run(plan, progress, captioner, journal)
+        captioner.on_answer = job.on_answer
         ticker = asyncio.create_task(_tick(job, stop, watch))
         work = asyncio.create_task(job.feed(stop))
         hurry = asyncio.create_task(stop.twice())
@@ -105,7 +107,7 @@ class _Run:
         self._fingerprints = plan.settings.fingerprints()
         self._captioner = captioner
         self._journal = journal
-        self._in_a_row = 0
+        self._trouble = Trouble(plan.settings.max_glitch_rate)
         self._active: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._broken: JoycapError | None = None
@@ -210,18 +212,23 @@ class _Run:
     ) -> Outcome:
         key, earlier = planned.image.key, planned.earlier.get(prompt.name, 0)
         outcome = await self._captioner.outcome(image, prompt, key=key, text=text, earlier=earlier)
-        self._in_a_row = 0 if outcome.outcome == "ok" else self._in_a_row + 1
         if outcome.outcome != "ok":
             self.progress.problems.append(f"{key}: {outcome.glitch or 'failed'}: {outcome.why}")
         await self._record(planned, prompt, outcome, image, text)
-        if self._in_a_row >= _BROKEN_SERVER and self._broken is None:
-            self._broken = NoEndpointError(
-                f"the last {self._in_a_row} answers are no captions ({outcome.glitch or 'failed'}: "
-                f"{outcome.why}): the server is broken or serves another model. Once it is mended, "
-                "run the same command with --again glitched --again failed"
-            )
-            self._room.set()
+        if outcome.outcome == "failed":
+            endpoint = outcome.attempts[-1].endpoint if outcome.attempts else ""
+            self._note((key, prompt.name), endpoint, "failed", outcome.why)
         return outcome
+
+    def on_answer(self, key: str, prompt: str, attempt: Attempt, why: str) -> None:
+        """Looks at every answer; requests that break on the way are the fleet's to deal with."""
+        self._note((key, prompt), attempt.endpoint, attempt.glitch, why)
+
+    def _note(self, task: tuple[str, str], endpoint: str, kind: str | None, why: str) -> None:
+        trouble = self._trouble.note(task, endpoint, kind, why)
+        if trouble is not None and self._broken is None:
+            self._broken = NoEndpointError(f"{trouble}. {_way_out(self._settings)}")
+            self._room.set()
 
     async def _fail(
         self, planned: PlannedImage, todo: list[Prompt], why: str, done: dict[str, Record]
@@ -287,6 +294,18 @@ class _Run:
         }
         earlier = {name: record for name, record in done.items() if name not in outcomes}
         await asyncio.to_thread(write_captions, self._plan, planned, earlier, fresh, self.progress)
+
+
+def _way_out(settings: JobSettings) -> str:
+    state = settings.state
+    folder = shlex.quote(str(state.parent if state.name == ".joycap" else state))
+    return (
+        "The job stops before more is wasted; all it has is kept. Look at the server (joycap "
+        "doctor --base-url URL) and mend it. Then the same command goes on, and with --again "
+        "glitched --again failed also asks again what went wrong (or: joycap retry "
+        f"{folder} --only glitched). --max-glitch-rate, now {settings.max_glitch_rate:g}, sets how "
+        "many are too many; off never stops"
+    )
 
 
 def _first_cause(error: BaseException) -> JoycapError:

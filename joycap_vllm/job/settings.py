@@ -14,6 +14,7 @@ from joycap_vllm.captioner import DEFAULT_URL, CaptionerOptions
 from joycap_vllm.errors import SettingsChangedError, UsageError
 from joycap_vllm.images import RECIPE
 from joycap_vllm.job.stored import JOB_FILE, StoredJob
+from joycap_vllm.job.trouble import USUAL_MOST
 from joycap_vllm.outputs import SidecarOptions, write_atomically
 from joycap_vllm.prompts import Prompt
 from joycap_vllm.sources import Source, escaped
@@ -40,6 +41,8 @@ class JobSettings:
             `all` are all.
         only: Keys and prompts of the tasks that are asked, whatever the journal says of them; the
             job's other tasks are neither counted nor touched. None takes all.
+        max_glitch_rate: Part of the tasks of late that may get a bad answer before the job stops;
+            1 never stops it.
         accept_changes: Go on with settings that differ from the journal's.
     """
 
@@ -55,6 +58,7 @@ class JobSettings:
     sample: int | None = None
     again: frozenset[str] = frozenset()
     only: frozenset[tuple[str, str]] | None = None
+    max_glitch_rate: float = USUAL_MOST
     accept_changes: bool = False
 
     def __post_init__(self) -> None:
@@ -85,7 +89,7 @@ class JobSettings:
                 "extension": options.extension,
                 "out": escaped(Path(os.path.relpath(options.out, home))) if options.out else None,
                 "together": options.together,
-                **asdict(options.dressing),
+                **options.dressing.lasting(),
             },
         }
         plain: dict[str, Any] = orjson.loads(orjson.dumps(data))

@@ -40,12 +40,19 @@ def write_captions(
     captions = {name: record.caption() for name, record in kept.items()} | dict(fresh)
     recorded = {name: record.at for name, record in kept.items()}
     try:
-        plan.sidecars.write(planned.target, captions, recorded)
+        emptied = plan.sidecars.write(planned.target, captions, recorded)
     except OutputError as error:
         if error.stops_all:
             raise
         progress.unwritten += 1
         progress.problems.append(str(error))
+        return
+    for name in emptied:
+        progress.unwritten += 1
+        progress.problems.append(
+            f"{planned.image.key}: --undesired leaves none of the tags of {name}: no caption is "
+            "written"
+        )
 
 
 def handed_out(settings: JobSettings, outcome: str) -> bool:

@@ -118,10 +118,13 @@ class Sidecars:
         target: Target,
         captions: Mapping[str, str],
         recorded: Mapping[str, float] | None = None,
-    ) -> None:
+    ) -> tuple[str, ...]:
         """Writes what can be written of an image's captions, each file at most once.
 
         An empty caption is never written.
+
+        Returns:
+            Prompts of whose captions nothing is left once unwanted tags are dropped.
 
         Args:
             target: The image's sidecars.
@@ -133,8 +136,9 @@ class Sidecars:
         Raises:
             OutputError: A file cannot be written, or holds text that is not UTF-8.
         """
-        dressed = {p: dress(text, self.options.dressing) for p, text in captions.items()}
-        dressed = {p: line for p, line in dressed.items() if line}
+        dressing, tagged = self.options.dressing, self.options.tag_prompts
+        lines = {p: dress(t, dressing, tags=p in tagged) for p, t in captions.items()}
+        dressed = {p: line for p, line in lines.items() if line}
         if self.options.existing == "replace" and self.options.together:
             fresh = captions.keys() - (recorded or {}).keys()
             dressed |= {p: line for p, line in self.lines(target).items() if p not in fresh}
@@ -145,6 +149,7 @@ class Sidecars:
                 if self._stands(path, latest):
                     continue
             self._put(path, [dressed[prompt] for prompt in prompts], prompts)
+        return tuple(p for p, text in captions.items() if text.strip() and not lines[p])
 
     def lines(self, target: Target) -> dict[str, str]:
         """What an image's sidecars say, by prompt; nothing of those that say nothing.
@@ -163,7 +168,9 @@ class Sidecars:
     def holds(self, target: Target, prompt: str, caption: str) -> bool:
         """Whether the sidecar says what this caption looks like there."""
         try:
-            return self.lines(target).get(prompt) == dress(caption, self.options.dressing)
+            tags = prompt in self.options.tag_prompts
+            line = dress(caption, self.options.dressing, tags=tags)
+            return self.lines(target).get(prompt) == line
         except OutputError:
             return False
 

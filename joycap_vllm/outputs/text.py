@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from joycap_vllm.outputs.prose import strip_lead_in
+from joycap_vllm.outputs.tags import TagOptions, polish_tags
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _END = re.compile(r"[.!?…\"'”’)]\Z")
@@ -11,17 +15,30 @@ _END = re.compile(r"[.!?…\"'”’)]\Z")
 
 @dataclass(frozen=True, slots=True)
 class Dressing:
-    """What is put around every caption.
+    """What is made of every caption, and put around it.
 
     Args:
         prefix: Put before it, as it is.
         suffix: Put after it, as it is.
         trigger: A trigger word, put first with a comma where the caption does not hold it.
+        tags: What is made of lists of tags, before anything is put around them.
+        strip_lead_in: Whether prose loses its "This image shows".
     """
 
     prefix: str = ""
     suffix: str = ""
     trigger: str = ""
+    tags: TagOptions = field(default_factory=TagOptions)
+    strip_lead_in: bool = False
+
+    def lasting(self) -> dict[str, Any]:
+        """The fields as plain data; what is off stands only where jobs have always had it."""
+        data = asdict(self)
+        plain = asdict(Dressing())
+        return {k: v for k, v in data.items() if k in _ALWAYS or v != plain[k]}
+
+
+_ALWAYS = ("prefix", "suffix", "trigger")
 
 
 def one_line(text: str) -> str:
@@ -34,9 +51,19 @@ def one_line(text: str) -> str:
     return _CONTROL.sub("", line).strip()
 
 
-def dress(text: str, dressing: Dressing) -> str:
-    """The caption as it stands in a sidecar."""
-    line = one_line(text)
+def dress(text: str, dressing: Dressing, *, tags: bool = False) -> str:
+    """The caption as it stands in a sidecar; empty where nothing is left of it.
+
+    Args:
+        text: The model's answer.
+        dressing: What is made of it.
+        tags: Whether it is a list of tags.
+    """
+    line = one_line(polish_tags(text, dressing.tags) if tags else text)
+    if dressing.strip_lead_in and not tags:
+        line = strip_lead_in(line)
+    if not line:
+        return ""
     trigger = dressing.trigger.strip()
     if trigger and not re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", line, re.IGNORECASE):
         line = f"{trigger}, {line}"

@@ -224,7 +224,7 @@ def test_sidecars_that_cannot_be_read_are_told_and_the_rest_is_judged(tmp_path: 
 
 
 def test_the_style_is_told_by_the_flag_or_the_row_else_by_the_looks(tmp_path: Path) -> None:
-    tags = "1girl, solo, long hair, standing in the"
+    tags = "1girl, solo, long hair, standing, and"
     rows = [{"text": tags}, {"text": tags, "style": "prose"}]
     file = write_rows(tmp_path / "a", rows)
 

@@ -189,7 +189,7 @@ def test_a_server_that_only_refuses_stops_the_job_and_again_mends_it(tmp_path: P
     with serving() as mended:
         summary = caption(tmp_path, mended, "--again", "glitched")
 
-    assert "the server is broken" in stopped.stderr
+    assert "got an answer that is no caption" in stopped.stderr
     assert (summary["ok"], summary["tasks"]) == (80, 80)
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joycap_vllm.job.stored import StoredJob, load_job
-from joycap_vllm.outputs import Dressing, SidecarOptions
+from joycap_vllm.outputs import Dressing, SidecarOptions, TagOptions
 from joycap_vllm.prompts import Choice, Prompt, Sampling, build_prompt
 
 from .helping import (
@@ -195,6 +195,21 @@ def test_folders_whose_names_are_no_text_are_found_again(tmp_path: Path) -> None
     assert len(list(out.rglob("*.txt"))) == 2
 
 
+def test_many_that_stay_bad_do_not_stop_the_others(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 60)
+
+    def stubborn(asked: Asked) -> Reaction:
+        return say(REFUSAL) if asked.color != color_of(59) else truthful(asked)
+
+    with serving(lambda _: say(REFUSAL)) as server:
+        flags = ["--no-check", "--retries", "0", "--max-glitch-rate", "off"]
+        caption(tmp_path, server, *flags, code=1)
+    with serving(stubborn) as server:
+        summary = retry(tmp_path, server, "--no-check", "--retries", "0", code=1)
+
+    assert (summary["ok"], summary["glitched"]) == (1, 59)
+
+
 def test_a_job_of_an_earlier_version_names_the_way_out(job: Path, server: FaultServer) -> None:
     file = job / ".joycap" / "job.json"
     data = orjson.loads(file.read_bytes())
@@ -235,7 +250,7 @@ def test_a_stored_job_comes_back_as_it_was(
         out=out,
         together=len(asked) > 1,
         existing="append",
-        dressing=Dressing(prefix, trigger="ohwx"),
+        dressing=Dressing(prefix, tags=TagOptions("spaces", first=("1girl", prefix))),
     )
     job = StoredJob(state, tuple(asked), sidecars, "keep")
 

@@ -1,0 +1,41 @@
+"""Forms: prose where tags were asked for, a bare list where prose was, and far too many words."""
+
+from __future__ import annotations
+
+import re
+
+from joycap_vllm.glitch.reading import Reading
+from joycap_vllm.prompts import Style
+
+_SENTENCE_END = re.compile(r"[^\W\d_]{2}[.!?](?:\s|\Z)")
+_PROSE = 0.25  # share of function words from which a text is sentences; tag lists stay below 0.1
+_LIST = 0.06
+_WORDS_LEAST = 6
+_ITEMS_LEAST = 12
+# Models count badly: a limit of 50 words is often answered with 70.
+_OVER = 1.5
+_OVER_WORDS = 15
+
+
+def find_wrong_form(reading: Reading, style: Style) -> str:
+    """The evidence of an answer in the wrong form, or an empty text."""
+    words, share = len(reading.words), reading.sentence_share
+    if style == "tags" and words >= _WORDS_LEAST and share >= _PROSE:
+        return f"tags were asked for, and {share:.0%} of its words are those of sentences"
+    items = reading.text.count(",") + 1
+    listed = items >= _ITEMS_LEAST and share < _LIST and words <= 3 * items
+    if style == "prose" and listed and not _SENTENCE_END.search(reading.text):
+        return f"prose was asked for, and it is a list of {items} items"
+    return ""
+
+
+def find_excess(reading: Reading, style: Style, words: int | None) -> str:
+    """The evidence of an answer far over the word limit, or an empty text."""
+    if words is None:
+        return ""
+    count = len(reading.words)
+    if style == "tags":
+        count = min(count, reading.text.count(",") + 1)  # a tag of several words counts once
+    if count > _OVER * words + _OVER_WORDS:
+        return f"{count} words, where {words} were asked for"
+    return ""

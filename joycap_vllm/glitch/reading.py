@@ -1,0 +1,55 @@
+"""What several judges read out of a text, each worked out once."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+
+_QUOTED = re.compile(r'"[^"\n]{0,400}"|“[^”\n]{0,400}”|«[^»\n]{0,400}»|「[^」\n]{0,400}」')
+# The words that hold English sentences together; a tag list has few of them.
+_WORDS = (
+    "the a an of in on at to and or with is are was were be it its this that for from by as his her"
+    " their there he she they has have had which not into over under near while but you your i we"
+    " our one two some other"
+)
+FUNCTION_WORDS = frozenset(_WORDS.split())
+
+
+class Reading:
+    """A text with what is read out of it.
+
+    Args:
+        text: The text.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @cached_property
+    def lower(self) -> str:
+        """The text in lower case."""
+        return self.text.lower()
+
+    @cached_property
+    def words(self) -> list[str]:
+        """What stands between spaces, in lower case, with its signs."""
+        return self.lower.split()
+
+    @cached_property
+    def unquoted(self) -> str:
+        """The text with quoted stretches emptied: what is read in a picture is not said by the
+        model."""
+        if not any(mark in self.text for mark in '"“«「'):
+            return self.text
+        return _QUOTED.sub('""', self.text)
+
+    @cached_property
+    def sentence_share(self) -> float:
+        """The share of English function words among its words, 0 to 1: about 0.4 in prose."""
+        return sum(map(FUNCTION_WORDS.__contains__, self.words)) / max(len(self.words), 1)
+
+
+def shown(text: str, most: int = 60) -> str:
+    """A stretch of text as evidence: one line, quoted, not too long."""
+    line = " ".join(text.split())
+    return repr(line if len(line) <= most else f"{line[: most - 3]}...")

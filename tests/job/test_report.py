@@ -1,0 +1,410 @@
+"""The report: what journals tell, as lines, as data, and as a page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from hashlib import sha256
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from joycap_vllm.errors import OutputError, UsageError
+from joycap_vllm.job import make_report, report_data, write_page
+from joycap_vllm.job.page import text
+from joycap_vllm.job.thumbnails import find_image, thumbnail
+from joycap_vllm.job.timeline import Counts, Latencies, Timeline
+from joycap_vllm.sources import key_of
+
+from .helping import LOOP, REFUSAL, caption, color_of, joycap, make_pictures
+from fault_server import Asked, Reaction, fail, say, serving, truthful
+
+HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> \' & \u202e'
+VOID = {"meta", "img", "br", "rect", "link"}
+
+
+def attempt(glitch: str | None = None, **more: Any) -> dict[str, Any]:
+    return {
+        "glitch": glitch, "finish": "stop", "seed": 1, "temperature": 0.6,
+        "endpoint": "http://a/v1", "ms": 100.0, "error": None,
+    } | more  # fmt: skip
+
+
+def record(key: str, outcome: str = "ok", **more: Any) -> dict[str, Any]:
+    return {
+        "v": 1, "key": key, "prompt": "d", "fp": "f", "outcome": outcome, "caption": "A dog.",
+        "glitch": None, "why": "", "attempts": [attempt()], "finish": "stop", "model": "m",
+        "usage": {"prompt": 800, "cached": 600, "completion": 20}, "image": None, "t": 1e9,
+    } | more  # fmt: skip
+
+
+def journal(folder: Path, *rows: Any) -> Path:
+    folder.mkdir(exist_ok=True, parents=True)
+    path = folder / "journal-host-1.jsonl"
+    path.write_bytes(
+        b"".join((r if isinstance(r, bytes) else orjson.dumps(r)) + b"\n" for r in rows)
+    )
+    return path
+
+
+def looped(key: str, requests: int, **more: Any) -> dict[str, Any]:
+    bad = {"glitch": "repetition", "why": "it loops"}
+    return record(
+        key, "glitched", attempts=[attempt("repetition") for _ in range(requests)], **bad | more
+    )
+
+
+class Page(HTMLParser):
+    """A page as a browser would take it apart."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def values(self, tag: str, name: str) -> list[str]:
+        return [value for t, n, value in self.attributes if (t, n) == (tag, name)]
+
+
+def page_of(folder: Path, **options: Any) -> Page:
+    path = folder / "page.html"
+    write_page(make_report([folder]), path, title="Job", **options)
+    return Page(path)
+
+
+def test_glitches_are_counted_by_kind_and_prompt(tmp_path: Path) -> None:
+    retried = record("a", attempts=[attempt("refusal"), attempt("empty"), attempt()])
+    journal(tmp_path / ".joycap", retried, record("a", prompt="t"), looped("b", 5, prompt="t"))
+    report = make_report([tmp_path])
+
+    assert report.outcomes == {"ok": 2, "glitched": 1}
+    assert report.glitches == {"repetition": 5, "refusal": 1, "empty": 1}
+    assert report.prompts["d"].glitches == {"refusal": 1, "empty": 1}
+    assert report.prompts["t"].glitches == {"repetition": 5}
+    assert (report.requests, report.answers) == (9, 9)
+    assert report.tokens == {"prompt": 2400, "cached": 1800, "completion": 60}
+
+
+def test_of_a_task_recorded_twice_the_later_counts_and_all_requests_do(tmp_path: Path) -> None:
+    journal(tmp_path, looped("a", 5, t=2e9), looped("b", 5, t=1e9))
+    second = record("a", t=1e9), record("b", t=2e9)
+    (tmp_path / "journal-host-2.jsonl").write_bytes(b"\n".join(map(orjson.dumps, second)) + b"\n")
+    report = make_report([tmp_path, tmp_path / "journal-host-1.jsonl"])
+
+    assert report.outcomes == {"ok": 1, "glitched": 1}
+    assert [task.key for task in report.problems()] == ["a"]
+    assert report.requests == 12
+
+
+def test_the_worst_come_first(tmp_path: Path) -> None:
+    journal(
+        tmp_path,
+        record("fine"),
+        record("retried", attempts=[attempt("empty"), attempt()]),
+        record("unreadable", "failed", attempts=[], why="0 bytes"),
+        looped("two", 2),
+        looped("five", 5),
+    )
+    report = make_report([tmp_path])
+
+    assert [t.key for t in report.troubled] == ["five", "two", "unreadable", "retried"]
+    assert [t.key for t in report.problems()] == ["five", "two", "unreadable"]
+
+
+def test_reasons_of_failures_are_gathered_whatever_the_numbers_in_them(tmp_path: Path) -> None:
+    rows = [record(str(n), "failed", attempts=[], why=f"it has {n} MB") for n in range(30)]
+    journal(tmp_path, *rows, record("x", "failed", why="no image"), record("7", t=2e9))
+
+    assert report_data(make_report([tmp_path]))["reasons"] == {"it has # MB": 29, "no image": 1}
+
+
+def test_endpoints_have_their_counts_and_latencies(tmp_path: Path) -> None:
+    attempts = [attempt(ms=float(ms)) for ms in range(1, 1001)]
+    slow = [attempt("empty", endpoint="http://b/v1"), attempt(endpoint="http://b/v1", error="gone")]
+    journal(tmp_path, record("a", attempts=attempts), record("b", attempts=slow))
+    data = report_data(make_report([tmp_path]))["endpoints"]
+
+    assert data["http://a/v1"]["ms"]["p50"] == pytest.approx(500, rel=0.06)
+    assert data["http://a/v1"]["ms"]["p95"] == pytest.approx(950, rel=0.06)
+    assert (data["http://b/v1"]["glitches"], data["http://b/v1"]["errors"]) == (1, 1)
+
+
+def test_damaged_lines_and_records_of_other_versions_are_counted_and_passed_over(
+    tmp_path: Path,
+) -> None:
+    path = journal(
+        tmp_path,
+        b"\0\0\0",
+        b"[1]",
+        b'{"key": 1}',
+        record("a"),
+        {"key": "old", "prompt": "d", "outcome": "ok"},
+        record("odd", attempts=[None, 3, {"ms": "x"}], usage=[], t="yesterday", model=3),
+        record("odder", "failed", attempts="none", why=None, t=None),
+    )
+    with path.open("ab") as file:
+        file.write(b'{"key": "torn')
+    report = make_report([tmp_path])
+
+    assert report.damaged == 3
+    assert report.outcomes == {"ok": 3, "failed": 1}
+    assert page_of(tmp_path).tags["article"] == 1
+    assert "3 damaged lines" in joycap("report", tmp_path).stderr
+
+
+def test_what_holds_no_journal_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no journal"):
+        make_report([tmp_path])
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.tuples(st.floats(1e9, 2e9), st.booleans()), min_size=1, max_size=200),
+    st.integers(1, 30),
+)
+def test_a_timeline_loses_nothing_and_keeps_to_its_length(
+    moments: list[tuple[float, bool]], most: int
+) -> None:
+    timeline = Timeline()
+    for at, ok in moments:
+        timeline.add(at, Counts(1, ok, 2, 2, 1))
+    found = timeline.intervals(most)
+
+    assert sum(i.counts.outcomes for i in found) == len(moments)
+    assert sum(i.counts.captions for i in found) == sum(ok for _, ok in moments)
+    assert sorted(i.start for i in found) == [i.start for i in found]
+    assert len(found) <= max(most, 386)  # intervals of a month over 32 years
+    assert all(i.seconds >= 1 for i in found)
+
+
+def test_a_week_of_seconds_takes_bounded_memory() -> None:
+    timeline = Timeline()
+    for second in range(0, 604_800, 3):
+        timeline.add(1e9 + second, Counts(1, 1, 1, 1, 0))
+
+    assert len(timeline._cells) <= 4096
+    assert sum(i.counts.outcomes for i in timeline.intervals(24)) == 201_600
+    assert 7 <= len(timeline.intervals(24)) <= 24
+    assert timeline.intervals(24)[3].captions_per_second == pytest.approx(1 / 3, rel=0.01)
+
+
+@given(st.lists(st.floats(0.1, 1e6), min_size=1), st.floats(0.01, 1))
+def test_quantiles_are_right_to_a_twentieth(values: list[float], part: float) -> None:
+    latencies = Latencies()
+    for value in values:
+        latencies.add(value)
+    found = latencies.quantile(part)
+    exact = sorted(values)[max(0, -int(-part * len(values) // 1) - 1)]
+
+    assert found is not None
+    assert found == pytest.approx(exact, rel=0.05)
+
+
+def test_hostile_text_is_text_on_the_page(tmp_path: Path) -> None:
+    rows = [
+        looped(HOSTILE + str(n), 2, caption=HOSTILE, why=HOSTILE, prompt=HOSTILE, model=HOSTILE)
+        for n in range(2)
+    ]
+    bad = [attempt(HOSTILE, endpoint=HOSTILE, finish=HOSTILE), attempt(error=HOSTILE)]
+    rows.append(record("z", "failed", why=HOSTILE, attempts=bad, glitch=HOSTILE))
+    rows.append(record("y", HOSTILE, attempts=bad))
+    journal(tmp_path, *rows)
+    page = page_of(tmp_path)
+
+    assert page.open == []
+    assert {"script", "iframe", "object", "link", "form"} & set(page.tags) == set()
+    assert not [n for _, n, _ in page.attributes if n.startswith("on") or n in ("style", "href")]
+    assert page.values("img", "src") == []
+    assert page.text.count('<script>alert("x")</script>') >= 10
+    assert "\u202e" not in page.source
+    assert "\\u202e" in page.text
+
+
+@given(st.text())
+def test_no_text_becomes_markup(value: str) -> None:
+    shown = text(value)
+
+    assert not set('<>"') & set(shown)
+    assert "'" not in shown
+    if value.isprintable():
+        assert html.unescape(shown) == value
+
+
+def test_the_page_may_fetch_and_run_nothing_and_its_own_style_is_allowed(tmp_path: Path) -> None:
+    journal(tmp_path, looped("a", 2))
+    page = page_of(tmp_path)
+    (policy,) = [v for v in page.values("meta", "content") if "default-src" in v]
+    (style,) = re.findall(r"<style>(.*?)</style>", page.source, re.DOTALL)
+    digest = base64.b64encode(sha256(style.encode()).digest()).decode()
+
+    assert "default-src 'none'" in policy
+    assert f"style-src 'sha256-{digest}'" in policy
+    assert "unsafe" not in policy
+    assert "script-src" not in policy
+    assert not re.search(r"https?://(?!a/v1)", page.source)
+    assert "prefers-color-scheme: dark" in style
+    assert "width=device-width" in page.source
+
+
+def test_pictures_are_small_jpegs_of_the_right_files(tmp_path: Path) -> None:
+    for number, name in enumerate(["a.png", "sub/b [x].png"]):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (900, 300), color_of(number * 50)).save(path)
+    journal(tmp_path / ".joycap", looped("a.png", 3), looped("sub/b [x].png", 2), looped("c", 1))
+    page = page_of(tmp_path)
+    urls = page.values("img", "src")
+
+    assert page.values("img", "alt") == ["a.png", "sub/b [x].png"]
+    assert page.text.count("no picture") == 1
+    for number, url in enumerate(urls):
+        with Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) as picture:
+            assert (picture.format, picture.size) == ("JPEG", (192, 64))
+            pixel = picture.convert("RGB").getpixel((90, 30))
+        assert isinstance(pixel, tuple)
+        assert all(abs(a - b) < 6 for a, b in zip(pixel, color_of(number * 50), strict=True))
+
+
+def test_an_image_with_several_bad_captions_stands_once(tmp_path: Path) -> None:
+    journal(tmp_path, looped("a", 3), looped("a", 2, prompt="t"), looped("b", 1))
+    page = page_of(tmp_path)
+
+    assert (page.tags["article"], page.tags["blockquote"]) == (2, 3)
+
+
+def test_as_many_pictures_as_asked_for_the_worst_of_them(tmp_path: Path) -> None:
+    journal(tmp_path, *(looped(f"k{n}", n) for n in range(1, 30)))
+
+    page = page_of(tmp_path, pictures=3)
+    assert page.tags["article"] == 3
+    assert "the worst 3 of 29" in page.text
+    assert ["k29" in page.text, "k27" in page.text, "k26" in page.text] == [True, True, False]
+    assert page_of(tmp_path, pictures=0).tags["article"] == 0
+
+
+def test_a_journal_shows_no_file_outside_its_job(tmp_path: Path) -> None:
+    root = tmp_path / "job"
+    root.mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "secret.png")
+    Image.new("RGB", (9, 9)).save(root / "own.png")
+
+    assert find_image("../secret.png", [root]) is None
+    assert find_image(str(tmp_path / "secret.png"), [root]) is None
+    assert find_image("a\0b", [root]) is None
+    assert find_image("x" * 5000, [root]) is None
+    assert find_image("own.png", [root]) == root / "own.png"
+
+
+@pytest.mark.parametrize("name", [b"a\xff.png", b"plain \\x41.png", "ü\n.png".encode(), b"-x.png"])
+def test_odd_file_names_are_found_by_their_keys(tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / name.decode("utf-8", "surrogateescape")
+    Image.new("RGB", (9, 9)).save(path)
+
+    assert find_image(key_of(path, tmp_path), [tmp_path]) == path
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", b"\xff\xd8\xff\xe0 cut"])
+def test_what_is_no_picture_has_no_thumbnail(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.jpg").write_bytes(data)
+
+    assert thumbnail(tmp_path / "a.jpg") is None
+    assert thumbnail(tmp_path) is None
+
+
+def test_a_page_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    journal(tmp_path, looped("a", 1))
+    with pytest.raises(OutputError, match=r"no/page\.html cannot be written"):
+        write_page(make_report([tmp_path]), tmp_path / "no" / "page.html", title="Job")
+
+
+def test_the_command_tells_lines_tables_data_and_a_page(tmp_path: Path) -> None:
+    def glitchy(asked: Asked) -> Reaction:
+        if asked.color == color_of(1):
+            return say(LOOP)
+        if asked.color == color_of(2):
+            return fail(400, "too <ugly>")
+        return (
+            say(REFUSAL) if asked.attempt == 1 and asked.color == color_of(3) else truthful(asked)
+        )
+
+    make_pictures(tmp_path, 8)
+    (tmp_path / "bad\tname.png").write_bytes(b"")
+    with serving(glitchy) as server:
+        caption(tmp_path, server, "--no-check", "--retries", "2", code=1)
+    page = tmp_path / "out" / "report.html"
+    page.parent.mkdir()
+    done = joycap("report", tmp_path, "--html", page)
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    data = json.loads(joycap("report", tmp_path, "--json").stdout)
+
+    assert [line[0] for line in lines] == ["repetition", "failed", "failed"]
+    assert {len(line) for line in lines} == {5}
+    assert lines[0][1] == "'with space/p 1.png'"
+    assert "9 tasks: 6 ok, 1 glitched, 2 failed" in done.stderr
+    assert "bad answers" in done.stderr
+    assert f"written: {page}" in done.stderr
+    assert data["glitches"] == {"repetition": 3, "refusal": 1}
+    assert data["prompts"]["descriptive"]["outcomes"] == {"ok": 6, "glitched": 1, "failed": 2}
+    assert Page(page).tags["img"] == 3
+
+
+_MEASURED = """
+import resource, sys
+from pathlib import Path
+from joycap_vllm.job import make_report
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+report = make_report([Path(sys.argv[1])])
+assert report.outcomes.total() == 30_000, report.outcomes
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_a_report_holds_no_captions_in_memory(tmp_path: Path) -> None:
+    big = "word " * 400
+    rows = (
+        looped(f"folder/{n:07}.jpg", 2, caption=big, why=big)
+        if n % 30 == 0
+        else record(f"folder/{n:07}.jpg", caption=big)
+        for n in range(30_000)
+    )
+    path = tmp_path / "journal-host-1.jsonl"
+    with path.open("wb") as file:
+        file.writelines(orjson.dumps(row) + b"\n" for row in rows)
+    line = [sys.executable, "-c", _MEASURED, str(path)]
+    done = subprocess.run(line, check=True, capture_output=True, text=True)
+
+    assert path.stat().st_size > 60e6
+    assert int(done.stdout) < 25_000, "kB beyond what starting takes"
