@@ -34,7 +34,18 @@ from joycap_vllm.fleet import (
     request_body,
     require,
 )
-from joycap_vllm.glitch import Glitch, Next, Tried, best_of, first_request, judge, what_next
+from joycap_vllm.glitch import (
+    Ending,
+    Glitch,
+    Means,
+    Next,
+    Question,
+    Tried,
+    best_of,
+    find_ending,
+    judge,
+    next_request,
+)
 from joycap_vllm.images import ImagePool, Limits, Prepared, Wire
 from joycap_vllm.prompts import Prompt, ask, build_prompt
 
@@ -67,13 +78,15 @@ class Outcome:
 
     Args:
         outcome: ok, glitched (attempts used up), or failed (no usable image, or refused request).
-        caption: The text; of a glitched task the best there was.
-        glitch: Kind of the caption's glitch.
+        caption: The text; of a glitched task the best there was, trimmed to its last whole
+            sentence or tag where that removes the glitch.
+        glitch: Kind of the answer's glitch.
         why: The glitch's evidence, or why it failed.
         attempts: Every request, in order.
         finish: `finish_reason` of the caption.
         model: The model's name.
         usage: Tokens of all attempts together.
+        trimmed: Whether the caption of a glitched task is the good beginning of its answer.
     """
 
     outcome: OutcomeKind
@@ -84,6 +97,7 @@ class Outcome:
     finish: str = ""
     model: str = ""
     usage: Usage = field(default_factory=Usage)
+    trimmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +107,8 @@ class CaptionerOptions:
     Args:
         model: Name to ask for; None takes what each endpoint lists.
         api_key: Key for all endpoints.
-        retries: Attempts for each task beyond the first.
+        retries: Attempts for each task beyond the first. Only answers count: each glitch is asked
+            again by its cause; what broke on the way is sent again without being counted.
         wire: How pictures are encoded; None takes a lossless form where every endpoint is a vLLM
             on this machine, else JPEG of quality 95.
         workers: Pictures prepared at once; None takes one for each core.
@@ -207,8 +222,8 @@ class Captioner:
             NoEndpointError: No endpoint can be reached any more.
         """
         text = ask(prompt, key, {}) if text is None else text
-        task = _Task(self, image, prompt, key, text, earlier)
-        return await task.run()
+        seed = seed_of(key) if prompt.sampling.seed is None else prompt.sampling.seed
+        return await _Task(self, image, key, Question(prompt, text, seed + earlier)).run()
 
     async def _usable_endpoints(self) -> list[Endpoint]:
         fleet = self.options.fleet
@@ -243,55 +258,46 @@ class Captioner:
 class _Task:
     """One task on its way through its attempts."""
 
-    def __init__(
-        self,
-        captioner: Captioner,
-        image: Prepared,
-        prompt: Prompt,
-        key: str,
-        text: str,
-        earlier: int,
-    ) -> None:
+    def __init__(self, captioner: Captioner, image: Prepared, key: str, question: Question) -> None:
         self._captioner = captioner
         self._image = image
-        self._prompt = prompt
         self._key = key
-        self._text = text
-        self._earlier = earlier
+        self._question = question
         self._attempts: list[Attempt] = []
         self._answers: list[Answer] = []
         self._tried: list[Tried] = []
         self._whys: list[str] = []
-        self._asked: Next | None = None
+        self._asked = self._next(Means())
 
     async def run(self) -> Outcome:
         """Attempts until a caption, a refusal of the request, or the end of all attempts."""
         retries = self._captioner.options.retries
-        while what_next(self._first(None), self._tried, retries=retries) is not None:
+        while (ending := find_ending(self._question, self._tried, retries=retries)) is None:
             try:
                 await self._attempt()
             except RejectedError as error:
                 self._note_error(error)
+                if self._tried:  # it took the question once, so a remedy is what it does not take
+                    return self._ended(best_of(self._question, self._tried))
                 return self._failed(f"the server refuses the request: {error}")
             except _BlamedError as error:
                 return self._failed(str(error))
-            if self._tried[-1].glitch is None:
-                return self._ended("ok", -1)
-        return self._ended("glitched", best_of(self._tried))
+        return self._ended(ending)
 
     async def _attempt(self) -> None:
         reply = await self._reply()
+        answer, prompt = reply.answer, self._question.prompt
         verdict = judge(
-            reply.answer.text,
-            style=self._prompt.style,
-            finish_reason=reply.answer.finish or None,
-            prompt=self._text,
-            words=self._prompt.words,
+            answer.text,
+            style=prompt.style,
+            finish_reason=answer.finish or None,
+            prompt=self._question.text,
+            words=prompt.words,
         )
-        self._answers.append(reply.answer)
-        self._tried.append(Tried(reply.answer.text, verdict.glitch))
+        self._answers.append(answer)
+        self._tried.append(Tried(answer.text, verdict.glitch, answer.finish, answer.usage.prompt))
         self._whys.append(verdict.why)
-        self._note(verdict.glitch, reply.answer.finish, reply.endpoint, reply.milliseconds)
+        self._note(verdict.glitch, answer.finish, reply.endpoint, reply.milliseconds)
 
     async def _reply(self) -> Reply:
         """An answer, however often the way to it breaks, unless this task is what breaks it."""
@@ -313,51 +319,36 @@ class _Task:
                     raise NoEndpointError(f"no endpoint answers: {error}") from error
             await asyncio.sleep(min(_BROKEN_PAUSE[0] * 2**broken, _BROKEN_PAUSE[1]))
 
-    def _first(self, vllm: tuple[int, ...] | None) -> Next:
-        sampling = self._prompt.sampling
-        seed = seed_of(self._key) if sampling.seed is None else sampling.seed
-        return first_request(
-            seed=seed + self._earlier,
-            temperature=sampling.temperature,
-            max_tokens=sampling.max_tokens,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            vllm=vllm,
-        )
+    def _next(self, means: Means) -> Next:
+        retries = self._captioner.options.retries
+        return next_request(self._question, self._tried, means, retries=retries)
 
     def _body(self, endpoint: Endpoint) -> bytes:
-        first = self._first(endpoint.abilities.vllm)
-        asked = what_next(
-            first,
-            self._tried,
-            retries=self._captioner.options.retries,
-            context=endpoint.abilities.context,
-        )
-        self._asked = asked or first
-        system = self._prompt.system if self._asked.system is None else self._asked.system
+        abilities = endpoint.abilities
+        self._asked = asked = self._next(Means(abilities.vllm, abilities.context))
         return request_body(
-            model=endpoint.abilities.model,
-            system=system,
-            text=self._text + self._asked.suffix,
+            model=abilities.model,
+            system=asked.system,
+            text=asked.text,
             data_url=self._image.data_url,
             sampling={
-                "temperature": self._asked.temperature,
-                "max_tokens": self._asked.max_tokens,
-                "seed": self._asked.seed,
-                **self._asked.fields,
+                "temperature": asked.temperature,
+                "max_tokens": asked.max_tokens,
+                "seed": asked.seed,
+                **asked.fields,
             },
         )
 
     def _note(
         self, glitch: Glitch | None, finish: str, endpoint: str, ms: float, error: str = ""
     ) -> None:
-        asked = self._asked or self._first(None)
+        seed, temperature = self._asked.seed, self._asked.temperature
         self._attempts.append(
-            Attempt(glitch, finish, asked.seed, asked.temperature, endpoint, round(ms, 1), error)
+            Attempt(glitch, finish, seed, temperature, endpoint, round(ms, 1), error)
         )
         told = self._captioner.on_answer
         if told is not None and not error:
-            told(self._key, self._prompt.name, self._attempts[-1], self._whys[-1])
+            told(self._key, self._question.prompt.name, self._attempts[-1], self._whys[-1])
 
     def _note_error(self, error: RejectedError | TransportError) -> None:
         self._note(None, "", error.endpoint, error.milliseconds, str(error))
@@ -365,17 +356,21 @@ class _Task:
     def _failed(self, why: str) -> Outcome:
         return Outcome("failed", None, why=why, attempts=tuple(self._attempts), usage=self._usage())
 
-    def _ended(self, kind: OutcomeKind, index: int) -> Outcome:
-        answer = self._answers[index]
+    def _ended(self, ending: Ending) -> Outcome:
+        answer, why = self._answers[ending.index], self._whys[ending.index]
+        text = answer.text.strip()
+        if ending.trimmed is not None:
+            why += f"; trimmed to {len(ending.trimmed)} of {len(text)} characters"
         return Outcome(
-            outcome=kind,
-            caption=answer.text.strip(),
-            glitch=self._tried[index].glitch,
-            why=self._whys[index],
+            outcome=ending.outcome,
+            caption=text if ending.trimmed is None else ending.trimmed,
+            glitch=self._tried[ending.index].glitch,
+            why=why,
             attempts=tuple(self._attempts),
             finish=answer.finish,
             model=answer.model,
             usage=self._usage(),
+            trimmed=ending.trimmed is not None,
         )
 
     def _usage(self) -> Usage:

@@ -13,9 +13,10 @@ import contextlib
 import io
 import json
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from PIL import Image
@@ -25,14 +26,28 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Asked:
-    """One chat completion request, as far as scripts care."""
+    """One chat completion request, as far as scripts care.
 
-    color: Color
+    `question` is the prompt as it was first asked about the picture, without what later attempts
+    put before or behind it; `attempt` counts from 1.
+    """
+
+    image: str
+    question: str
     attempt: int
     prompt: str
     system: str
     body: dict[str, Any]
     raw: bytes
+
+    @cached_property
+    def color(self) -> Color:
+        """The colour in the middle of the picture."""
+        encoded = self.image.split(",", 1)[1]
+        with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
+            pixel = picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2))
+        assert isinstance(pixel, tuple)
+        return (int(pixel[0]), int(pixel[1]), int(pixel[2]))
 
 
 @dataclass(frozen=True)
@@ -75,15 +90,27 @@ def truthful(asked: Asked) -> Reaction:
 
 
 class FaultServer:
-    """Runs in a thread of its own until closed; `url` is its base URL."""
+    """Runs in a thread of its own until closed; `url` is its base URL.
 
-    def __init__(self, script: Script = truthful, *, model: str = "fault", port: int = 0) -> None:
+    It keeps every request in `asked`, unless it is told not to; `requests` counts them.
+    """
+
+    def __init__(
+        self,
+        script: Script = truthful,
+        *,
+        model: str = "fault",
+        port: int = 0,
+        keep: bool = True,
+    ) -> None:
         self.script = script
         self.model = model
         self.asked: list[Asked] = []
+        self.requests = 0
         self.peak = 0
         self.gauges: tuple[int, int] | None = None
-        self._tries: Counter[tuple[Color, str]] = Counter()
+        self._keep = keep
+        self._tries: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._now = 0
         self._connections: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -161,14 +188,14 @@ class FaultServer:
         body = json.loads(raw)
         system = "".join(m["content"] for m in body["messages"] if m["role"] == "system")
         image, text = body["messages"][-1]["content"]
-        encoded = image["image_url"]["url"].split(",", 1)[1]
-        with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
-            pixel = picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2))
-        assert isinstance(pixel, tuple)
-        color = (int(pixel[0]), int(pixel[1]), int(pixel[2]))
-        self._tries[color, text["text"]] += 1
-        asked = Asked(color, self._tries[color, text["text"]], text["text"], system, body, raw)
-        self.asked.append(asked)
+        url, prompt = image["image_url"]["url"], text["text"]
+        tries = self._tries[hash(url)]
+        question = max((q for q in tries if q in prompt), key=len, default=prompt)
+        tries[question] += 1
+        asked = Asked(url, question, tries[question], prompt, system, body, raw)
+        self.requests += 1
+        if self._keep:
+            self.asked.append(asked)
         return asked
 
     async def _react(self, asked: Asked, writer: asyncio.StreamWriter) -> None:

@@ -150,7 +150,7 @@ OnGlitch = Annotated[
     typer.Option(
         envvar="JOYCAP_ON_GLITCH",
         rich_help_panel=OUT,
-        help="When attempts are used up: write nothing, or the best text.",
+        help="When attempts are used up: write nothing, or the best text, trimmed if that helps.",
     ),
 ]
 Out = Annotated[

@@ -98,7 +98,10 @@ MaxPixels = Annotated[
 Retries = Annotated[
     int,
     typer.Option(
-        envvar="JOYCAP_RETRIES", rich_help_panel=HOW, min=0, help="Attempts beyond the first."
+        envvar="JOYCAP_RETRIES",
+        rich_help_panel=HOW,
+        min=0,
+        help="Attempts beyond the first, each in another way by the glitch's cause.",
     ),
 ]
 AcceptChanges = Annotated[

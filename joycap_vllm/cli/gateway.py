@@ -35,7 +35,10 @@ Model = Annotated[
 Retries = Annotated[
     int,
     typer.Option(
-        min=0, help="Attempts for each request beyond the first.", envvar="JOYCAP_RETRIES"
+        min=0,
+        help="Attempts for each request beyond the first where answers are glitches; each is "
+        "asked again in another way, by its cause.",
+        envvar="JOYCAP_RETRIES",
     ),
 ]
 KeysFile = Annotated[

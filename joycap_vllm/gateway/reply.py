@@ -137,7 +137,13 @@ def _event(data: dict[str, Any]) -> bytes:
 
 
 def _finish(outcome: Outcome) -> str:
-    return outcome.finish or "stop"
+    """One of OpenAI's words: its clients check them, and servers have some of their own.
+
+    Cut short is cut short for a tool, whoever did it, so vLLM's `repetition` becomes `length`.
+    """
+    if outcome.finish in ("repetition", "length"):
+        return "length"
+    return "content_filter" if outcome.finish == "content_filter" else "stop"
 
 
 def _usage(outcome: Outcome) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def find_language(reading: Reading, prompt: str | None) -> str:
     if not plain.isascii():
         foreign = _FOREIGN_LETTER.findall(plain)
         if len(foreign) >= _FOREIGN_LEAST:
-            share = len(foreign) / sum(map(str.isalpha, plain))
+            share = len(foreign) / max(sum(map(str.isalpha, plain)), len(foreign))
             if share >= _FOREIGN_SHARE:
                 return f"{share:.0%} of its letters are of another script, in {shown(plain)}"
     english = reading.sentence_share

@@ -19,7 +19,7 @@ _TOKEN = re.compile(
 _END_OF_TEXT = re.compile(r"^(?:(?!<s>).)*(</s>)", re.MULTILINE)  # <s>...</s> strikes out
 _BRACKETED = re.compile(r"\[/?INST\]|\[/?(?:BOS|EOS|PAD|UNK|SEP|CLS|IMG|IMAGE)\]")
 _HEADING = re.compile(
-    r"#{2,}\s*(?:Human|Assistant|User|System|Instruction|Response|Input|Output|Question|Answer)"
+    r"(?<!#)#{2,}+\s*+(?:Human|Assistant|User|System|Instruction|Response|Input|Output|Question|Answer)"
     r"\s*(?::|\Z)",
     re.IGNORECASE,
 )
@@ -30,8 +30,8 @@ _TALKER = re.compile(
 )
 _GLUED_TALKER = re.compile(r"\wassistant\s*\n|[.!?\"'”)]assistant\b")
 _NEXT_QUESTION = re.compile(
-    r"^[ \t]*(?:Question|Q)[ \t]*\d*[ \t]*:[^\n]*(?:\n\s*)+"
-    r"(?:\w+:[^\n]*\n\s*)?(?:Answer|A)[ \t]*\d*[ \t]*:",
+    r"^[ \t]*(?:Question|Q)[ \t]*\d*[ \t]*:[^\n]*+\n\s*+"
+    r"(?:\w+:[^\n]*+\n\s*+)?(?:Answer|A)[ \t]*\d*[ \t]*:",
     re.MULTILINE,
 )
 _SECOND_ANSWER = re.compile(r"\n[ \t]*(?:Caption|Answer|Response)[ \t]*:[ \t]*\S")
@@ -50,7 +50,8 @@ _THINKING_START = re.compile(
     re.IGNORECASE,
 )
 _THINKING_ALOUD = re.compile(
-    r"(?:\A|[.!?:]\s+|\n\s*)(?:wait\s*[,.]|hmm+\b|let\sme\s(?:re-?check|double|think|check|count)"
+    r"(?:\A|(?<=[.!?:]\s)|(?<=\n))[ \t]*(?:wait\s*[,.]|hmm+\b"
+    r"|let\sme\s(?:re-?check|double|think|check|count)"
     r"|the\suser\s(?:wants|asked|asks)|i\s(?:should|need\sto|must)\s(?:avoid|mention|describe|include"
     r"|make\ssure|keep|also|not|check|be\s)|final\s(?:answer|caption|check)\b)",
     re.IGNORECASE,

@@ -17,7 +17,7 @@ _IDEOGRAM = "\u3040-\u30ff\u3400-\u9fff"
 _SIGNS = r"\d+|-+|=+|_+|\.+|\*+|~+|#+|!+|\?+|[^\w\s]"
 _TOKEN = re.compile(rf"\s*([^\W\d_{_IDEOGRAM}]+|[{_IDEOGRAM}]|{_SIGNS})")
 _TOKEN_ASCII = re.compile(rf"\s*([a-z]+|{_SIGNS})")
-_RULER = re.compile(r"([\-=_.*~#])\1{79,}\W*\Z")  # with words after it, it is a ruled line
+_RULER = 80  # characters of a line that a text ends with; with words after it, it is a ruled line
 _CHARACTER = re.compile(r"([^\d\-=_.*~#])\1{15,}|(\d)\2{23,}")
 _GLUED = re.compile(r"(\w{2,40}?)\1{4,}")
 _LONG = 16  # characters, from which a token may be a loop of its own
@@ -26,7 +26,7 @@ _LEAD = re.compile(r"^[\s\d#*().:\-•\[\]]+")
 _LABEL = re.compile(r"^[^\W\d]{2,20}(?: [^\W\d]{1,12})? ?\d*:\s+")
 _NUMBER = re.compile(r"\d+")
 _NO_VERSE = re.compile(r"[\d:*#|]")
-_QUOTED = re.compile(r'"[^"\n]{0,100}"|“[^”\n]{0,100}”')
+_QUOTED = re.compile(r'"[^"\n]{0,100}+"|“[^“”\n]{0,100}+”')
 _UNIT_LETTERS = 12  # of a sentence or line; shorter ones, and rows of numbers, may come again
 _WINDOW = 64  # tokens, about as many as two or three sentences hold
 _OFTEN = 3  # times that a stretch of three tokens stood there before
@@ -51,7 +51,7 @@ def find_loop(text: str, *, items: bool = False) -> str:
 
 
 def _find(text: str, items: bool) -> str:
-    lower = text.lower()
+    lower = text.lower().strip()
     raw = (_TOKEN_ASCII if lower.isascii() else _TOKEN).findall(lower)
     tokens = raw
     if any(digit in lower for digit in "0123456789"):
@@ -65,7 +65,7 @@ def _find(text: str, items: bool) -> str:
         or (_units(lower) if known >= min(30, 0.2 * len(grams)) else "")
         or (_crowded(grams, lower) if known >= _CROWDED * _WINDOW else "")
         or (_items(lower) if items else "")
-        or _ruler(text)
+        or _ruler(raw)
     )
 
 
@@ -81,9 +81,11 @@ def _in_a_token(raw: Sequence[str]) -> str:
     return ""
 
 
-def _ruler(text: str) -> str:
-    found = _RULER.search(text)
-    return f"it ends in {found.group(1)!r}, {len(found.group())} times" if found else ""
+def _ruler(raw: Sequence[str]) -> str:
+    last = next((token for token in reversed(raw) if token[0].isalnum() or len(token) > 3), "")
+    if len(last) < _RULER or last[0].isalnum():
+        return ""
+    return f"it ends in {last[0]!r}, {len(last)} times"
 
 
 def _evidence(unit: str, count: float, at: int) -> str:

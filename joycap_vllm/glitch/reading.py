@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 
-_QUOTED = re.compile(r'"[^"\n]{0,400}"|“[^”\n]{0,400}”|«[^»\n]{0,400}»|「[^」\n]{0,400}」')
+_QUOTED = re.compile(r'"[^"\n]{0,400}+"|“[^“”\n]{0,400}+”|«[^«»\n]{0,400}+»|「[^「」\n]{0,400}+」')
 # The words that hold English sentences together; a tag list has few of them.
 _WORDS = (
     "the a an of in on at to and or with is are was were be it its this that for from by as his her"

@@ -53,7 +53,7 @@ _AT_THE_START = re.compile(
 )
 _ANYWHERE = re.compile(
     rf"""(?i:{_MACHINE})\b(?:,\s|\sI\b)
-      | (?:\A|[.!?,]["')\s]\s*|\n\s*|\b(?:but|that|and|so)\s)I(?:\s|(?=['’])){_CANNOT}
+      | (?:\A|(?<=[.!?,]["')\s])|(?<=\n)|\b(?:but|that|and|so)\s)[ \t]*I(?:\s|(?=['’])){_CANNOT}
         \s(?:to\s|able\sto\s|be\sable\sto\s)?(?:assist|help\s(?:with|you)|provide|identify|describe|view|process
           |fulfil|comply|create|generate|engage|access|see\sthe\simage|have\saccess|answer|discuss)
     """,

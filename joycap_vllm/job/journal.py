@@ -40,7 +40,7 @@ def make_line(
     stem: str | None,
     now: float,
 ) -> bytes:
-    """The record of one outcome.
+    """The record of one outcome; `trimmed` stands in it only where the caption was trimmed.
 
     Args:
         key: The image's key.
@@ -68,7 +68,8 @@ def make_line(
         "image": None if image is None else _facts(image),
         "t": now,
     }
-    record |= {k: v for k, v in (("asked", asked), ("stem", stem)) if v is not None}
+    rare = {"asked": asked, "stem": stem, "trimmed": outcome.trimmed or None}
+    record |= {name: value for name, value in rare.items() if value is not None}
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 

@@ -57,6 +57,27 @@ async def test_glitches_are_asked_again_and_never_seen(
     assert len({body["seed"] for body in upstream.bodies}) == 3
 
 
+async def test_a_loop_that_the_server_stopped_is_asked_again(
+    client: AsyncOpenAI, ask: Ask, upstream: Any
+) -> None:
+    upstream.script += [("A red circle, a red circle", "repetition"), CAPTION]
+
+    raw = await client.chat.completions.with_raw_response.create(model="joycaption", messages=ask())
+
+    assert raw.headers["x-joycap-glitches"] == "repetition"
+    assert raw.parse().choices[0].finish_reason == "stop"
+
+
+async def test_a_finish_reason_that_openai_does_not_know_never_reaches_a_tool(
+    client: AsyncOpenAI, ask: Ask, upstream: Any
+) -> None:
+    upstream.script += [(CAPTION, "eos_token")]
+
+    reply = await client.chat.completions.create(model="joycaption", messages=ask())
+
+    assert reply.choices[0].finish_reason == "stop"
+
+
 async def test_a_glitch_that_stays_is_an_error_that_openais_client_does_not_repeat(
     client: AsyncOpenAI, ask: Ask, upstream: Any
 ) -> None:

@@ -10,6 +10,12 @@ from hypothesis import strategies as st
 
 from joycap_vllm import build_prompt, judge
 from joycap_vllm.glitch import GLITCHES, Glitch
+from joycap_vllm.glitch.babble import find_gibberish, find_language
+from joycap_vllm.glitch.echoes import find_echo
+from joycap_vllm.glitch.endings import find_cut
+from joycap_vllm.glitch.leaks import find_leak
+from joycap_vllm.glitch.reading import Reading
+from joycap_vllm.glitch.refusals import find_refusal
 from joycap_vllm.prompts import Style, load_table
 
 PROSE = [
@@ -241,16 +247,28 @@ def test_any_text_gets_a_verdict_with_a_reason(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece",
+    "pieces",
     [
-        *('"a b ', "“x ", "<", "<|", "[", "##", "\n ", "Question:\n", "I ", "wait ", "as an AI "),
-        *("aaAa ", "§ "),
+        *(("", '"a b ', ""), ("", "“x ", ""), ("", "<", ""), ("", "<|", ""), ("", "[", "")),
+        *(("", "Question:\n", ""), ("", "I ", ""), ("", "as an AI ", ""), ("", "aaAa ", "")),
+        *(("A ", "-", " a cat"), ("A ", "=", "x"), ("A ", "-!", "b"), ("A ", "#", "b")),
+        *(("A", " ", "."), ("A cat.", "\n", "wait I AM."), ("Q: hi", "\n", "x"), ("", "\n ", "x")),
+        *(("", "٠١", ""), ("1 ", "\u093e", ""), ("Caption:", " ", "x"), ("##", " ", "b")),
+        *(("", "-" * 70 + "a", ""), ("", "Hint:" + " " * 200 + "\n", "x"), ("", "\ud800 ", "")),
     ],
 )
-def test_no_text_takes_longer_than_its_length_asks(piece: str) -> None:
-    """A hundred times a tenth of a second is far above what is needed, and far below what a
-    quadratic judge would take."""
+def test_no_text_takes_longer_than_its_length_asks(pieces: tuple[str, str, str]) -> None:
+    """Five seconds are far above what is needed, and far below what a quadratic judge takes."""
+    before, piece, after = pieces
+    text = before + (piece * 100_000)[:100_000] + after
     began = time.process_time()
-    judge((piece * 100_000)[:100_000], prompt="Describe it.", words=10)
+    judge(text, prompt="Describe it.", words=10)
+    reading = Reading(text)  # a judge that speaks early hides the others
+    find_leak(reading, prose=True)
+    find_refusal(reading, None)
+    find_echo(reading, "Describe it.")
+    find_language(reading, None)
+    find_gibberish(reading, "prose")
+    find_cut(reading, "prose", None)
 
     assert time.process_time() - began < 5

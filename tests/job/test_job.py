@@ -11,8 +11,6 @@ import pytest
 from PIL import Image
 
 from .helping import (
-    LOOP,
-    REFUSAL,
     caption,
     color_of,
     jobs_requests,
@@ -54,50 +52,6 @@ def test_a_sidecar_that_was_lost_is_made_again_from_the_journal(
 
     assert sidecar(first).read_text() == name_of(color_of(0))
     assert len(server.asked) == before
-
-
-def test_glitches_are_asked_again_and_never_reach_a_sidecar(tmp_path: Path) -> None:
-    def glitchy(asked: Asked) -> Reaction:
-        kind = asked.color[0] % 4
-        if asked.attempt <= kind:
-            return (say(LOOP), say(REFUSAL), say("", "stop"), say("A cut", "length"))[kind]
-        return truthful(asked)
-
-    pictures = make_pictures(tmp_path, 16)
-    with serving(glitchy) as server:
-        summary = caption(tmp_path, server, "--no-check")
-        seeds = {a.body["seed"] for a in server.asked if a.color == color_of(3)}
-
-    assert (summary["ok"], summary["retried"], summary["requests"]) == (16, 12, 16 + 4 * 6)
-    assert summary["glitches"] == {"empty": 8, "refusal": 4, "truncated": 12}
-    assert len(seeds) == 4, "every attempt has a seed of its own"
-    for number, path in enumerate(pictures):
-        assert sidecar(path).read_text() == name_of(color_of(number))
-
-
-def test_used_up_attempts_leave_no_sidecar_but_the_best_text_in_the_journal(
-    tmp_path: Path,
-) -> None:
-    make_pictures(tmp_path, 2)
-    with serving(lambda _: say(LOOP)) as server:
-        summary = caption(tmp_path, server, "--no-check", "--retries", "2", code=1)
-        again = caption(tmp_path, server, "--no-check", "--retries", "2", code=1)
-        asked = len(server.asked)
-
-    assert (summary["glitched"], summary["requests"], asked) == (2, 6, 6)
-    assert again["glitched"] == 2
-    assert list(tmp_path.rglob("*.txt")) == []
-    assert {r["outcome"] for r in records(tmp_path)} == {"glitched"}
-    assert all(r["caption"] and r["glitch"] == "repetition" for r in records(tmp_path))
-
-
-def test_on_glitch_keep_hands_out_the_best_text(tmp_path: Path) -> None:
-    (path,) = make_pictures(tmp_path, 1)
-    with serving(lambda _: say("A cut text", "length")) as server:
-        flags = ["--no-check", "--retries", "1", "--on-glitch", "keep"]
-        caption(tmp_path, server, *flags, code=1)
-
-    assert sidecar(path).read_text() == "A cut text"
 
 
 def test_a_refused_request_fails_at_once_with_the_servers_words(tmp_path: Path) -> None:
