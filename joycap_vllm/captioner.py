@@ -201,7 +201,13 @@ class Captioner:
         return outcome.caption
 
     async def outcome(
-        self, image: Prepared, prompt: Prompt, *, key: str, text: str | None = None
+        self,
+        image: Prepared,
+        prompt: Prompt,
+        *,
+        key: str,
+        text: str | None = None,
+        earlier: int = 0,
     ) -> Outcome:
         """The judged outcome of one task, after as many attempts as it takes.
 
@@ -210,13 +216,14 @@ class Captioner:
             prompt: What is asked.
             key: The image's key; it decides the home endpoint, the seed and a weighted choice.
             text: The exact text; None fills in the prompt without variables.
+            earlier: Attempts of earlier runs; the seeds go on after theirs.
 
         Raises:
             NoEndpointError: No endpoint can be reached any more.
         """
         text = ask(prompt, key, {}) if text is None else text
-        task = _Task(self, image, prompt, key, text)
-        return await task.run()
+        seed = seed_of(key) if prompt.sampling.seed is None else prompt.sampling.seed
+        return await _Task(self, image, key, Question(prompt, text, seed + earlier)).run()
 
     async def _usable_endpoints(self) -> list[Endpoint]:
         fleet = self.options.fleet
@@ -251,14 +258,11 @@ class Captioner:
 class _Task:
     """One task on its way through its attempts."""
 
-    def __init__(
-        self, captioner: Captioner, image: Prepared, prompt: Prompt, key: str, text: str
-    ) -> None:
-        seed = prompt.sampling.seed
+    def __init__(self, captioner: Captioner, image: Prepared, key: str, question: Question) -> None:
         self._captioner = captioner
         self._image = image
         self._key = key
-        self._question = Question(prompt, text, seed_of(key) if seed is None else seed)
+        self._question = question
         self._attempts: list[Attempt] = []
         self._answers: list[Answer] = []
         self._tried: list[Tried] = []

@@ -16,6 +16,7 @@ from joycap_vllm.cli.gateway import gateway
 from joycap_vllm.cli.lint import lint
 from joycap_vllm.cli.prompts import prompts
 from joycap_vllm.cli.report import report
+from joycap_vllm.cli.retry import retry
 from joycap_vllm.cli.serve import serve
 
 EXIT_CODES: tuple[tuple[type[errors.JoycapError], int], ...] = (
@@ -40,6 +41,7 @@ app.command("caption")(caption)
 app.command("serve", context_settings=RAW)(serve)
 app.command("prompts")(prompts)
 app.command("lint")(lint)
+app.command("retry")(retry)
 app.command("report")(report)
 app.command("doctor")(doctor)
 app.command("gateway")(gateway)
@@ -62,7 +64,7 @@ def _joycap(
 
 def with_default_model(arguments: list[str]) -> list[str]:
     """Gives `--serve` without a value the default model."""
-    if arguments[:1] != ["caption"]:
+    if arguments[:1] not in (["caption"], ["retry"], ["lint"]):
         return arguments
     filled: list[str] = []
     for at, argument in enumerate(arguments):

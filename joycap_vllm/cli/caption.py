@@ -16,14 +16,26 @@ from joycap_vllm.cli.answers import (
     Underscores,
     Undesired,
 )
+from joycap_vllm.cli.flags import (
+    ASK,
+    HOW,
+    OUT,
+    WHICH,
+    AcceptChanges,
+    ApiKeyFile,
+    AsJson,
+    BaseUrls,
+    Check,
+    Concurrency,
+    MaxPixels,
+    Model,
+    Patience,
+    Retries,
+    Serve,
+    Timeout,
+    Wire,
+)
 from joycap_vllm.cli.options import CaptionFlags
-
-ASK = "What to ask"
-WHERE = "Where to ask"
-HOW = "How answers are drawn"
-OUT = "What is written"
-WHICH = "Which images"
-
 
 Inputs = Annotated[
     list[str],
@@ -105,70 +117,6 @@ DualSplit = Annotated[
         "--dual-split", envvar="JOYCAP_DUAL_SPLIT", rich_help_panel=ASK, help="In two files."
     ),
 ]
-BaseUrls = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--base-url",
-        envvar=["JOYCAP_BASE_URL", "OPENAI_BASE_URL"],
-        rich_help_panel=WHERE,
-        help="OpenAI-compatible server; several make a fleet. [default: http://127.0.0.1:8000/v1]",
-    ),
-]
-Serve = Annotated[
-    str | None,
-    typer.Option(
-        envvar="JOYCAP_SERVE",
-        rich_help_panel=WHERE,
-        metavar="[MODEL]",
-        help="Start a server for the length of the job: `nano`, a path, or a model's name.",
-    ),
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        envvar="JOYCAP_MODEL", rich_help_panel=WHERE, help="[default: what the server lists]"
-    ),
-]
-ApiKeyFile = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="JOYCAP_API_KEY_FILE",
-        rich_help_panel=WHERE,
-        help="File with the API key; else OPENAI_API_KEY.",
-    ),
-]
-Concurrency = Annotated[
-    str,
-    typer.Option(
-        envvar="JOYCAP_CONCURRENCY",
-        rich_help_panel=WHERE,
-        metavar="auto|N",
-        help="Requests in flight over the whole fleet.",
-    ),
-]
-Timeout = Annotated[
-    float,
-    typer.Option(
-        envvar="JOYCAP_TIMEOUT", rich_help_panel=WHERE, min=0.1, help="Seconds for a request."
-    ),
-]
-Patience = Annotated[
-    float,
-    typer.Option(
-        envvar="JOYCAP_PATIENCE",
-        rich_help_panel=WHERE,
-        help="Seconds to wait for servers that stopped answering.",
-    ),
-]
-Check = Annotated[
-    bool,
-    typer.Option(
-        "--check/--no-check",
-        envvar="JOYCAP_CHECK",
-        rich_help_panel=WHERE,
-        help="Send each server a test picture first.",
-    ),
-]
 Temperature = Annotated[
     float,
     typer.Option(
@@ -196,15 +144,6 @@ MaxTokens = Annotated[
 Seed = Annotated[
     int | None,
     typer.Option(envvar="JOYCAP_SEED", rich_help_panel=HOW, help="[default: one for each image]"),
-]
-Retries = Annotated[
-    int,
-    typer.Option(
-        envvar="JOYCAP_RETRIES",
-        rich_help_panel=HOW,
-        min=0,
-        help="Attempts beyond the first, each in another way by the glitch's cause.",
-    ),
 ]
 OnGlitch = Annotated[
     Literal["skip", "keep"],
@@ -268,15 +207,6 @@ Again = Annotated[
         help="Ask again what ended so: glitched, failed, a kind of glitch, or all.",
     ),
 ]
-AcceptChanges = Annotated[
-    bool,
-    typer.Option(
-        "--accept-changes",
-        envvar="JOYCAP_ACCEPT_CHANGES",
-        rich_help_panel=OUT,
-        help="Go on although the journal was made with other settings.",
-    ),
-]
 Shard = Annotated[
     str,
     typer.Option(
@@ -294,24 +224,6 @@ Sample = Annotated[
     int | None,
     typer.Option(envvar="JOYCAP_SAMPLE", rich_help_panel=WHICH, min=1, help="Any N images."),
 ]
-MaxPixels = Annotated[
-    int,
-    typer.Option(
-        envvar="JOYCAP_MAX_PIXELS",
-        rich_help_panel=WHICH,
-        min=1,
-        help="Larger pictures fail unread.",
-    ),
-]
-Wire = Annotated[
-    Literal["auto", "jpeg", "png", "bmp"],
-    typer.Option(
-        envvar="JOYCAP_WIRE",
-        rich_help_panel=WHERE,
-        help="How 384x384 pictures travel: jpeg is quality 95 4:4:4, png and bmp lose "
-        "nothing; auto takes bmp to a vLLM on this machine.",
-    ),
-]
 DryRun = Annotated[
     bool,
     typer.Option(
@@ -320,10 +232,6 @@ DryRun = Annotated[
         rich_help_panel=WHICH,
         help="Show the prompts, the first images and the plan; ask nothing.",
     ),
-]
-AsJson = Annotated[
-    bool,
-    typer.Option("--json", envvar="JOYCAP_JSON", help="The summary as JSON on stdout."),
 ]
 
 

@@ -11,13 +11,33 @@ from typing import TYPE_CHECKING, Literal
 from joycap_vllm.errors import UsageError
 
 if TYPE_CHECKING:
+    from joycap_vllm.captioner import CaptionerOptions
     from joycap_vllm.job import JobSettings
     from joycap_vllm.outputs import Dressing
     from joycap_vllm.prompts import Prompt
 
 
-@dataclass(frozen=True, slots=True)
-class CaptionFlags:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskFlags:
+    """The flags of every command that asks servers."""
+
+    base_urls: list[str] | None
+    serve: str | None
+    model: str | None
+    api_key_file: Path | None
+    concurrency: str
+    timeout: float
+    patience: float
+    check: bool
+    retries: int
+    max_pixels: int
+    wire: Literal["auto", "jpeg", "png", "bmp"]
+    accept_changes: bool
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionFlags(AskFlags):
     """What was typed; `joycap caption --help` explains each."""
 
     inputs: list[str]
@@ -31,20 +51,11 @@ class CaptionFlags:
     system_prompt: str | None
     dual: bool
     dual_split: bool
-    base_urls: list[str] | None
-    serve: str | None
-    model: str | None
-    api_key_file: Path | None
-    concurrency: str
-    timeout: float
-    patience: float
-    check: bool
     temperature: float
     top_p: float
     top_k: int
     max_tokens: int
     seed: int | None
-    retries: int
     max_glitch_rate: str
     on_glitch: Literal["skip", "keep"]
     out: Path | None
@@ -62,14 +73,10 @@ class CaptionFlags:
     existing: Literal["skip", "overwrite", "append", "prepend"]
     journal: Path | None
     again: list[str] | None
-    accept_changes: bool
     shard: str
     limit: int | None
     sample: int | None
-    max_pixels: int
-    wire: Literal["auto", "jpeg", "png", "bmp"]
     dry_run: bool
-    as_json: bool
 
 
 def api_key(file: Path | None) -> str | None:
@@ -160,15 +167,40 @@ def _is_no_unicode(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def urls_of(flags: AskFlags) -> tuple[str, ...]:
+    """The fleet."""
+    from joycap_vllm.captioner import DEFAULT_URL
+
+    return tuple(flags.base_urls or (DEFAULT_URL,))
+
+
+def captioner_of(flags: AskFlags) -> CaptionerOptions:
+    """How images are captioned.
+
+    Raises:
+        UsageError: A value cannot be, or there is no API key where one should be.
+    """
+    from joycap_vllm.captioner import CaptionerOptions
+    from joycap_vllm.fleet import FleetOptions
+    from joycap_vllm.images import Limits
+
+    return CaptionerOptions(
+        model=flags.model,
+        api_key=api_key(flags.api_key_file),
+        retries=flags.retries,
+        wire=None if flags.wire == "auto" else flags.wire,
+        limits=Limits(pixels=flags.max_pixels),
+        check=flags.check,
+        fleet=FleetOptions(_concurrency(flags.concurrency), flags.timeout, flags.patience),
+    )
+
+
 def settings_of(flags: CaptionFlags) -> JobSettings:
     """The job that the flags describe.
 
     Raises:
         UsageError: Something in them cannot be.
     """
-    from joycap_vllm.captioner import DEFAULT_URL, CaptionerOptions
-    from joycap_vllm.fleet import FleetOptions
-    from joycap_vllm.images import Limits
     from joycap_vllm.job import JobSettings, state_folder
     from joycap_vllm.outputs import SidecarOptions
     from joycap_vllm.sources import open_source
@@ -180,7 +212,7 @@ def settings_of(flags: CaptionFlags) -> JobSettings:
         prompts=tuple(prompt.name for prompt in prompts),
         tag_prompts=frozenset(p.name for p in prompts if p.style == "tags"),
         root=source.root,
-        extension=_extension(flags.ext),
+        extension=extension_of(flags.ext),
         out=out,
         together=flags.dual and not flags.dual_split,
         existing=flags.existing,
@@ -191,16 +223,8 @@ def settings_of(flags: CaptionFlags) -> JobSettings:
         prompts=prompts,
         sidecars=sidecars,
         state=_folder(flags.journal) or state_folder(out or source.root),
-        urls=tuple(flags.base_urls or (DEFAULT_URL,)),
-        captioner=CaptionerOptions(
-            model=flags.model,
-            api_key=api_key(flags.api_key_file),
-            retries=flags.retries,
-            wire=None if flags.wire == "auto" else flags.wire,
-            limits=Limits(pixels=flags.max_pixels),
-            check=flags.check,
-            fleet=FleetOptions(_concurrency(flags.concurrency), flags.timeout, flags.patience),
-        ),
+        urls=urls_of(flags),
+        captioner=captioner_of(flags),
         on_glitch=flags.on_glitch,
         shard=_shard(flags.shard),
         limit=flags.limit,
@@ -236,7 +260,12 @@ def _folder(path: Path | None) -> Path | None:
     return whole
 
 
-def _extension(text: str) -> str:
+def extension_of(text: str) -> str:
+    """The extension of sidecars, with its dot.
+
+    Raises:
+        UsageError: It is none, or one of pictures.
+    """
     from joycap_vllm.sources import IMAGE_SUFFIXES
 
     extension = text if text.startswith(".") else f".{text}"

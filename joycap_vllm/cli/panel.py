@@ -90,7 +90,7 @@ def sum_up(summary: Summary, progress: Progress, state: Path, say: Callable[[str
     if summary.glitched or summary.failed or progress.unwritten:
         say(f"all of them with their reasons: joycap report {state}")
     if summary.glitched or summary.failed:
-        say("the same command with --again glitched or --again failed asks those again")
+        say(f"those alone are asked again by: joycap retry {state}")
 
 
 def _counts(glitches: dict[str, int]) -> str:

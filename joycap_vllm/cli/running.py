@@ -1,4 +1,4 @@
-"""Runs `joycap caption`: says what will happen, shows it happening, sums it up."""
+"""Runs jobs: says what will happen, shows it happening, sums it up."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import orjson
 import typer
 from PIL import Image
 
-from joycap_vllm.cli.options import CaptionFlags, settings_of
+from joycap_vllm.cli.options import AskFlags, CaptionFlags, captioner_of, settings_of, urls_of
 from joycap_vllm.cli.panel import Panel, sum_up
+from joycap_vllm.cli.talk import say as say
 from joycap_vllm.errors import JoycapError, UsageError
 from joycap_vllm.job import (
     JobSettings,
@@ -26,7 +28,11 @@ from joycap_vllm.job import (
     Progress,
     Stop,
     Survey,
+    ask_again,
     check_settings,
+    choose,
+    job_folder,
+    load_job,
     mend_outputs,
     read_records,
     run_job,
@@ -36,25 +42,54 @@ from joycap_vllm.outputs import TagOptions
 INTERRUPTED = 130
 
 
-def say(text: str) -> None:
-    """A line of talk, on stderr; what is no printable text in it is shown escaped."""
-    lines = text.split("\n")
-    shown = ["".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines]
-    typer.echo("\n".join(shown).encode("utf-8", "backslashreplace").decode(), err=True)
-
-
 def run_caption(flags: CaptionFlags) -> int:
     """Everything that `joycap caption` does; returns the exit code.
 
     Raises:
         JoycapError: As the job does.
     """
-    Image.MAX_IMAGE_PIXELS = None  # pictures are held against --max-pixels before they are read
     settings = settings_of(flags)
     if flags.dry_run:
         plan = Plan(settings, read_records(settings.state))
         _show_plan(plan, plan.survey())
         return 0
+    return run_settings(settings, flags)
+
+
+def run_retry(folder: Path, wanted: frozenset[str], flags: AskFlags) -> int:
+    """Everything that `joycap retry` does; returns the exit code.
+
+    Raises:
+        JoycapError: As the job does.
+    """
+    job = load_job(job_folder(folder))
+    chosen = choose(job, read_records(job.state), wanted)
+    if chosen.gone:
+        say(f"{chosen.gone} are left out: their images are gone, or their prompt is asked no more")
+    if not chosen.tasks:
+        say(f"nothing to ask again: no task in {job.state} ended {' or '.join(sorted(wanted))}")
+        if flags.as_json:
+            typer.echo(orjson.dumps(Progress().summary().as_json()).decode())
+        return 0
+    settings = ask_again(
+        job,
+        chosen.tasks,
+        chosen.images,
+        urls=urls_of(flags),
+        captioner=captioner_of(flags),
+        max_glitch_rate=1.0,  # what went wrong once does so far more often than usual
+        accept_changes=flags.accept_changes,
+    )
+    return run_settings(settings, flags)
+
+
+def run_settings(settings: JobSettings, flags: AskFlags) -> int:
+    """Runs a job, or the tasks of one that are asked again; returns the exit code.
+
+    Raises:
+        JoycapError: As the job does.
+    """
+    Image.MAX_IMAGE_PIXELS = None  # pictures are held against --max-pixels before they are read
     progress, stop = Progress(), Stop()
     try:
         asyncio.run(_run(settings, progress, stop, flags))
@@ -76,7 +111,7 @@ def run_caption(flags: CaptionFlags) -> int:
     return 1 if summary.glitched or summary.failed or incomplete else 0
 
 
-async def _run(settings: JobSettings, progress: Progress, stop: Stop, flags: CaptionFlags) -> None:
+async def _run(settings: JobSettings, progress: Progress, stop: Stop, flags: AskFlags) -> None:
     async with Journal(settings.state) as journal:
         busy = journal.earlier_writer()
         if busy is not None and settings.shard == (1, 1):
@@ -139,7 +174,7 @@ def _signals(stop: Stop) -> Iterator[Callable[[], None]]:
 
 @contextlib.asynccontextmanager
 async def _serving(
-    plan: Plan, flags: CaptionFlags
+    plan: Plan, flags: AskFlags
 ) -> AsyncIterator[tuple[Plan, Coroutine[Any, Any, JoycapError] | None]]:
     """The plan with its servers, and what ends with an error if a server of ours dies."""
     if flags.serve is None:
@@ -185,7 +220,7 @@ def _free_port() -> int:
 
 def _announce(plan: Plan, survey: Survey) -> None:
     settings = plan.settings
-    if not survey.images and settings.shard == (1, 1):
+    if not survey.images and settings.shard == (1, 1) and settings.only is None:
         raise UsageError(f"no image in {settings.source.root}")
     for folder, why in settings.source.unreadable.items():
         say(f"left out: the folder {folder} cannot be read ({why})")
@@ -195,7 +230,8 @@ def _announce(plan: Plan, survey: Survey) -> None:
     if settings.sidecars.dressing.tags != TagOptions() and not settings.sidecars.tag_prompts:
         say("no caption type of this job is a list of tags: the flags for tags change nothing")
     before = survey.tasks - survey.todo
-    rest = f", {before} of them done before" if before else ""
+    why = "done before" if settings.only is None else "left, since their sidecars say other things"
+    rest = f", {before} of them {why}" if before else ""
     say(f"{survey.images} images, {survey.tasks} captions{rest}; journal in {settings.state}")
     if survey.renamed:
         shown = ", ".join(survey.renamed_shown)

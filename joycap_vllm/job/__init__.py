@@ -1,16 +1,12 @@
-"""All images of a job, durably: plan, run, journal, resume, report."""
+"""All images of a job, durably: plan, run, journal, resume, report.
 
-from joycap_vllm.job.journal import Journal
-from joycap_vllm.job.page import write_page
-from joycap_vllm.job.plan import Plan, Survey
-from joycap_vllm.job.progress import Progress, Summary
-from joycap_vllm.job.records import Record, read_records, state_folder
-from joycap_vllm.job.report import Report, make_report
-from joycap_vllm.job.run import run_job
-from joycap_vllm.job.settings import JobSettings, check_settings
-from joycap_vllm.job.stop import Stop
-from joycap_vllm.job.telling import line_of, report_data
-from joycap_vllm.job.writing import mend_outputs
+Each name is imported when it is first used: captions that exist are judged without the client.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "JobSettings",
@@ -20,10 +16,15 @@ __all__ = [
     "Record",
     "Report",
     "Stop",
+    "StoredJob",
     "Summary",
     "Survey",
+    "ask_again",
     "check_settings",
+    "choose",
+    "job_folder",
     "line_of",
+    "load_job",
     "make_report",
     "mend_outputs",
     "read_records",
@@ -32,3 +33,50 @@ __all__ = [
     "state_folder",
     "write_page",
 ]
+
+_HOMES = {
+    "JobSettings": "settings",
+    "Journal": "journal",
+    "Plan": "plan",
+    "Progress": "progress",
+    "Record": "records",
+    "Report": "report",
+    "Stop": "stop",
+    "StoredJob": "stored",
+    "Summary": "progress",
+    "Survey": "plan",
+    "ask_again": "again",
+    "check_settings": "settings",
+    "choose": "again",
+    "job_folder": "again",
+    "line_of": "telling",
+    "load_job": "stored",
+    "make_report": "report",
+    "mend_outputs": "writing",
+    "read_records": "records",
+    "report_data": "telling",
+    "run_job": "run",
+    "state_folder": "records",
+    "write_page": "page",
+}
+
+if TYPE_CHECKING:
+    from joycap_vllm.job.again import ask_again, choose, job_folder
+    from joycap_vllm.job.journal import Journal
+    from joycap_vllm.job.page import write_page
+    from joycap_vllm.job.plan import Plan, Survey
+    from joycap_vllm.job.progress import Progress, Summary
+    from joycap_vllm.job.records import Record, read_records, state_folder
+    from joycap_vllm.job.report import Report, make_report
+    from joycap_vllm.job.run import run_job
+    from joycap_vllm.job.settings import JobSettings, check_settings
+    from joycap_vllm.job.stop import Stop
+    from joycap_vllm.job.stored import StoredJob, load_job
+    from joycap_vllm.job.telling import line_of, report_data
+    from joycap_vllm.job.writing import mend_outputs
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"joycap_vllm.job.{_HOMES[name]}"), name)

@@ -1,75 +1,105 @@
-"""Captions that exist already, judged as answers are."""
+"""Captions that exist already, judged as answers are: what is found, row by row."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import orjson
 
-from joycap_vllm.errors import UsageError
-from joycap_vllm.glitch import Verdict, judge
-from joycap_vllm.prompts import Style
+from joycap_vllm.glitch import Verdict
 
 
-def lint_sidecars(
-    paths: Sequence[Path], extension: str, style: Style
-) -> Iterator[tuple[str, Verdict]]:
-    """Verdicts on sidecars, by their paths; folders are walked in the order of names.
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A sidecar with a glitch.
 
-    Raises:
-        UsageError: A path is not there or cannot be read.
+    Args:
+        path: Its file.
+        prompts: Names of the prompts whose captions are bad; empty where all of the file is.
+        state: State folder of the job that made it, where one is known.
     """
-    for path in paths:
-        for file in _files(path, extension):
-            try:
-                text = file.read_text(encoding="utf-8", errors="replace")
-            except OSError as error:
-                raise UsageError(f"{file} cannot be read: {error.strerror}") from error
-            ref = os.fsencode(file).decode("utf-8", "backslashreplace")
-            yield ref, judge(text, style=style)
+
+    path: Path
+    prompts: tuple[str, ...] = ()
+    state: Path | None = None
 
 
-def lint_rows(path: Path, style: Style) -> Iterator[tuple[int, Verdict]]:
-    """Verdicts on the rows of a JSONL file, by row number from 1.
+@dataclass(slots=True)
+class Findings:
+    """What was found in some captions; `ok`, `glitches` and `unreadable` add up to all of them.
 
-    Raises:
-        UsageError: The file cannot be read, or a row has no text.
+    Args:
+        rows: A JSON line for each caption, in order.
+        ok: Captions without a glitch.
+        unreadable: Rows and files that hold no text that can be judged.
+        glitches: Captions by the kind of their glitch.
+        bad: Sidecars with glitches.
     """
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, _judge_row(line, f"{path}, row {number}", style)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+
+    rows: bytes = b""
+    ok: int = 0
+    unreadable: int = 0
+    glitches: Counter[str] = field(default_factory=Counter)
+    bad: list[Bad] = field(default_factory=list)
+
+    @property
+    def captions(self) -> int:
+        """All that was looked at."""
+        return self.ok + self.unreadable + self.glitches.total()
+
+    def count(self, other: Findings) -> None:
+        """Adds another's counts and bad sidecars; its rows are for whoever shows them."""
+        self.ok += other.ok
+        self.unreadable += other.unreadable
+        self.glitches += other.glitches
+        self.bad += other.bad
+
+    def as_json(self) -> dict[str, Any]:
+        """The counts as plain data."""
+        return {
+            "captions": self.captions,
+            "ok": self.ok,
+            "glitched": self.glitches.total(),
+            "unreadable": self.unreadable,
+            "glitches": dict(sorted(self.glitches.items())),
+        }
 
 
-def _judge_row(line: bytes, where: str, style: Style) -> Verdict:
-    try:
-        row = orjson.loads(line)
-        text = row["text"]
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise UsageError(f'{where}: each row is {{"text": ...}}') from error
-    if text is None:
-        text = ""  # what a server that answers null has said
-    if not isinstance(text, str):
-        raise UsageError(f"{where}: the text is no string")
-    wanted = row.get("style") or style
-    if wanted not in ("prose", "tags", "mixed"):
-        raise UsageError(f"{where}: style is prose, tags or mixed, not {wanted!r}")
-    return judge(text, style=wanted, finish_reason=row.get("finish_reason"))
+class Notes:
+    """Findings as they grow.
 
+    Args:
+        bad_only: Whether rows of captions without a glitch are left out.
+    """
 
-def _files(path: Path, extension: str) -> Iterator[Path]:
-    if path.is_file():
-        yield path
-        return
-    if not path.is_dir():
-        raise UsageError(f"{path} does not exist")
-    for folder, folders, names in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.endswith(extension) and not name.startswith("."):
-                yield Path(folder, name)
+    def __init__(self, *, bad_only: bool) -> None:
+        self.findings = Findings()
+        self._bad_only = bad_only
+        self._rows: list[bytes] = []
+
+    def judged(self, ref: str | int, verdict: Verdict) -> None:
+        """A caption that was judged."""
+        if verdict.ok:
+            self.findings.ok += 1
+            if self._bad_only:
+                return
+        else:
+            self.findings.glitches[str(verdict.glitch)] += 1
+        self._row(ref, verdict.ok, verdict.glitch, verdict.why)
+
+    def unreadable(self, ref: str | int, why: str) -> None:
+        """Something that holds no text."""
+        self.findings.unreadable += 1
+        self._row(ref, False, None, why)
+
+    def _row(self, ref: str | int, ok: bool, glitch: str | None, why: str) -> None:
+        row = {"ok": ok, "glitch": glitch, "why": why, "ref": ref}
+        self._rows.append(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+
+    def done(self) -> Findings:
+        """All that was found."""
+        self.findings.rows = b"".join(self._rows)
+        return self.findings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -29,6 +29,9 @@ class PlannedImage:
         todo: Prompts to ask.
         done: Records that stand, by prompt; their captions may have to be written again.
         skipped: Tasks that need nothing: captioned before, or their sidecar says something.
+        earlier: Attempts of earlier runs, by prompt, where new answers are wanted.
+        beside: Records of prompts that this run leaves alone and that share a sidecar with one
+            that it asks.
     """
 
     image: SourceImage
@@ -37,6 +40,13 @@ class PlannedImage:
     todo: tuple[Prompt, ...]
     done: Mapping[str, Record]
     skipped: int
+    earlier: Mapping[str, int]
+    beside: Mapping[str, Record]
+
+    @property
+    def tasks(self) -> int:
+        """Tasks of this run."""
+        return self.skipped + len({*self.done, *(prompt.name for prompt in self.todo)})
 
 
 @dataclass(slots=True)
@@ -68,7 +78,10 @@ class Plan:
 
     def __init__(self, settings: JobSettings, records: Mapping[tuple[str, str], Record]) -> None:
         self.settings = settings
-        self.sidecars = Sidecars(settings.sidecars)
+        replaces = settings.only is not None and settings.sidecars.existing in ("skip", "overwrite")
+        self.sidecars = Sidecars(
+            replace(settings.sidecars, existing="replace") if replaces else settings.sidecars
+        )
         self._records = records
         self._fingerprints = settings.fingerprints()
         self._sample: frozenset[str] | None = None
@@ -82,7 +95,7 @@ class Plan:
         found = Survey()
         for planned in self.images(found):
             found.images += 1
-            found.tasks += len(self.settings.prompts)
+            found.tasks += planned.tasks
             found.todo += len(planned.todo)
             if len(found.first) < _SHOWN:
                 found.first.append(planned)
@@ -96,18 +109,25 @@ class Plan:
     def _chosen(self, survey: Survey | None) -> Iterator[PlannedImage]:
         if self.settings.sample is not None and self._sample is None:
             self._sample = self._draw(self.settings.sample)
+        for image, target, renamed in self.targets():
+            if not self._mine(image.key):
+                continue
+            planned = self._planned(image, target, renamed)
+            if self.settings.only is not None and not planned.tasks:
+                continue
+            if survey is not None and renamed is not None:
+                survey.note_renamed(planned, self.settings.prompts[0].name)
+            yield planned
+
+    def targets(self) -> Iterator[tuple[SourceImage, Target, str | None]]:
+        """All images of the source with their sidecars and, where it is not their own, the stem."""
         for folder in self.settings.source.folders():
             stems = self.sidecars.stems(folder.names, self._kept_stems(folder))
             targets = self.sidecars.targets(folder.path, stems)
             for image in folder.images:
-                if not self._mine(image.key):
-                    continue
                 name = image.path.name
                 renamed = stems[name] if stems[name] != Path(name).stem else None
-                planned = self._planned(image, targets[name], renamed)
-                if survey is not None and renamed is not None:
-                    survey.note_renamed(planned, self.settings.prompts[0].name)
-                yield planned
+                yield image, targets[name], renamed
 
     def _kept_stems(self, folder: Folder) -> dict[str, str]:
         kept = {}
@@ -121,22 +141,47 @@ class Plan:
 
     def _planned(self, image: SourceImage, target: Target, stem: str | None) -> PlannedImage:
         done: dict[str, Record] = {}
+        beside: dict[str, Record] = {}
         todo: list[Prompt] = []
         skipped = 0
         for prompt in self.settings.prompts:
             record = self._records.get((image.key, prompt.name))
-            if record is not None and self._stands(record, prompt, image):
+            if not self._wanted(image.key, prompt):
+                if record is not None and self.settings.sidecars.together:
+                    beside[prompt.name] = record
+            elif record is not None and self._stands(record, prompt, image):
                 done[prompt.name] = record
                 if record.outcome == "failed":  # the file may have been mended since
                     todo.append(prompt)
-            elif self.settings.sidecars.existing == "skip" and target.filled(prompt.name):
+            elif self._is_taken(target, prompt, record):
                 skipped += 1
             else:
                 todo.append(prompt)
-        return PlannedImage(image, target, stem, tuple(todo), done, skipped)
+        earlier = {prompt.name: self._attempts(image.key, prompt) for prompt in todo}
+        return PlannedImage(image, target, stem, tuple(todo), done, skipped, earlier, beside)
+
+    def _wanted(self, key: str, prompt: Prompt) -> bool:
+        return self.settings.only is None or (key, prompt.name) in self.settings.only
+
+    def _is_taken(self, target: Target, prompt: Prompt, record: Record | None) -> bool:
+        """Whether the sidecar says something that is to stay."""
+        if self.settings.sidecars.existing != "skip" or not target.filled(prompt.name):
+            return False
+        if self.settings.only is None or record is None:
+            return True
+        return not self.sidecars.holds(target, prompt.name, record.caption())
+
+    def _attempts(self, key: str, prompt: Prompt) -> int:
+        record = self._records.get((key, prompt.name))
+        if record is None or record.fingerprint != self._fingerprints[prompt.name]:
+            return 0
+        same_again = self.settings.only is None and record.outcome == "ok"
+        return 0 if same_again else record.attempts
 
     def _stands(self, record: Record, prompt: Prompt, image: SourceImage) -> bool:
         """Whether the record is about this prompt and picture, and is not to be asked again."""
+        if self.settings.only is not None:
+            return False
         if record.fingerprint != self._fingerprints[prompt.name]:
             return False
         again = self.settings.again

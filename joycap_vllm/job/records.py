@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,10 @@ from joycap_vllm.errors import OutputError
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A line of a journal as far as resuming needs it; its caption is read when it is wanted."""
+    """A line of a journal as far as resuming needs it; its caption is read when it is wanted.
+
+    `attempts` counts the requests of all records of the task.
+    """
 
     outcome: str
     fingerprint: str
@@ -26,6 +29,7 @@ class Record:
     at: float
     stem: str | None
     glitch: str | None
+    attempts: int
     file: Path
     offset: int
     length: int
@@ -101,7 +105,10 @@ def read_records(folder: Path) -> dict[tuple[str, str], Record]:
         for data, offset, length in read_file(path):
             task = (data["key"], data["prompt"])
             at = data.get("t") or 0.0
-            if task in latest and at < latest[task].at:
+            before = latest.get(task)
+            attempts = len(data.get("attempts") or ()) + (before.attempts if before else 0)
+            if before is not None and at < before.at:
+                latest[task] = replace(before, attempts=attempts)
                 continue
             image = data.get("image") or {}
             latest[task] = Record(
@@ -112,6 +119,7 @@ def read_records(folder: Path) -> dict[tuple[str, str], Record]:
                 at=at,
                 stem=data.get("stem"),
                 glitch=data.get("glitch"),
+                attempts=attempts,
                 file=path,
                 offset=offset,
                 length=length,

@@ -210,8 +210,8 @@ class _Run:
     async def _task(
         self, planned: PlannedImage, image: Prepared, prompt: Prompt, text: str
     ) -> Outcome:
-        key = planned.image.key
-        outcome = await self._captioner.outcome(image, prompt, key=key, text=text)
+        key, earlier = planned.image.key, planned.earlier.get(prompt.name, 0)
+        outcome = await self._captioner.outcome(image, prompt, key=key, text=text, earlier=earlier)
         if outcome.outcome != "ok":
             self.progress.problems.append(f"{key}: {outcome.glitch or 'failed'}: {outcome.why}")
         await self._record(planned, prompt, outcome, image, text)

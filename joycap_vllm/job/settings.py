@@ -13,10 +13,11 @@ import orjson
 from joycap_vllm.captioner import DEFAULT_URL, CaptionerOptions
 from joycap_vllm.errors import SettingsChangedError, UsageError
 from joycap_vllm.images import RECIPE
+from joycap_vllm.job.stored import JOB_FILE, StoredJob
 from joycap_vllm.job.trouble import USUAL_MOST
 from joycap_vllm.outputs import SidecarOptions, write_atomically
 from joycap_vllm.prompts import Prompt
-from joycap_vllm.sources import Source
+from joycap_vllm.sources import Source, escaped
 
 _VERSION = 1
 
@@ -38,6 +39,8 @@ class JobSettings:
         sample: So many images, drawn by their keys; None takes all.
         again: Outcomes or kinds of glitches that are asked again although the journal has them;
             `all` are all.
+        only: Keys and prompts of the tasks that are asked, whatever the journal says of them; the
+            job's other tasks are neither counted nor touched. None takes all.
         max_glitch_rate: Part of the tasks of late that may get a bad answer before the job stops;
             1 never stops it.
         accept_changes: Go on with settings that differ from the journal's.
@@ -54,6 +57,7 @@ class JobSettings:
     limit: int | None = None
     sample: int | None = None
     again: frozenset[str] = frozenset()
+    only: frozenset[tuple[str, str]] | None = None
     max_glitch_rate: float = USUAL_MOST
     accept_changes: bool = False
 
@@ -69,17 +73,21 @@ class JobSettings:
         """Fingerprint of each prompt, by name."""
         return {prompt.name: prompt.fingerprint(RECIPE) for prompt in self.prompts}
 
+    def stored(self) -> StoredJob:
+        """What it takes to ask again."""
+        return StoredJob(self.state, self.prompts, self.sidecars, self.on_glitch)
+
     def lasting(self) -> dict[str, Any]:
         """The settings that all runs of one job must share, as plain data."""
         options, home = self.sidecars, self.state.parent
         own = self.state.is_relative_to(options.root)
         data = {
-            "root": None if own else str(options.root),  # a folder may move with its own journal
+            "root": None if own else escaped(options.root),  # a folder moves with its own journal
             "recipe": RECIPE,
             "prompts": {prompt.name: _lasting_prompt(prompt) for prompt in self.prompts},
             "sidecars": {
                 "extension": options.extension,
-                "out": os.path.relpath(options.out, home) if options.out else None,
+                "out": escaped(Path(os.path.relpath(options.out, home))) if options.out else None,
                 "together": options.together,
                 **options.dressing.lasting(),
             },
@@ -102,25 +110,30 @@ def check_settings(settings: JobSettings) -> None:
         SettingsChangedError: Something differs and was not accepted; the text tells what.
         OutputError: The file cannot be written.
     """
-    path = settings.state / "job.json"
-    new = settings.lasting()
+    path = settings.state / JOB_FILE
+    new, job = settings.lasting(), settings.stored().entry()
+    old: Any = None
+    stored: Any = None
     try:
-        old = orjson.loads(path.read_bytes())["settings"]
+        data = orjson.loads(path.read_bytes())
+        old, stored = data["settings"], data.get("job")
     except FileNotFoundError:
-        old = None
+        pass
     except (orjson.JSONDecodeError, KeyError, TypeError, OSError) as error:
-        old = None if settings.accept_changes else {"job.json": f"unreadable ({error})"}
-    if old == new:
+        old = None if settings.accept_changes else {JOB_FILE: f"unreadable ({error})"}
+    if settings.only is not None:
+        job = stored or job  # a few tasks asked again do not tell how the job is asked
+    if (old, stored) == (new, job):
         return
-    if old is not None and not settings.accept_changes:
+    if old != new and old is not None and not settings.accept_changes:
         differences = "\n".join(f"  {line}" for line in _differences(old, new, ""))
         raise SettingsChangedError(
             f"the journal in {settings.state} was made with other settings:\n{differences}\n"
             "Run with the old settings, or accept the new ones with --accept-changes (what is "
             "captioned already stays unless --existing overwrite is given)."
         )
-    data = orjson.dumps({"v": _VERSION, "settings": new}, option=orjson.OPT_INDENT_2)
-    write_atomically(path, data + b"\n")
+    whole = orjson.dumps({"v": _VERSION, "settings": new, "job": job}, option=orjson.OPT_INDENT_2)
+    write_atomically(path, whole + b"\n")
 
 
 def _differences(old: Any, new: Any, where: str) -> Iterator[str]:

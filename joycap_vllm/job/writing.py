@@ -32,6 +32,8 @@ def write_captions(
     fresh: Mapping[str, str],
     progress: Progress,
 ) -> None:
+    if plan.settings.only is not None:
+        earlier = {**planned.beside, **earlier} if fresh else {}
     kept = {n: r for n, r in earlier.items() if handed_out(plan.settings, r.outcome)}
     if not kept and not fresh:
         return

@@ -4,7 +4,7 @@ from joycap_vllm.outputs.files import write_atomically
 from joycap_vllm.outputs.prose import strip_lead_in
 from joycap_vllm.outputs.sidecars import SidecarOptions, Sidecars, Target, assign_stems
 from joycap_vllm.outputs.tags import TagOptions, polish_tags, read_tags
-from joycap_vllm.outputs.text import Dressing, dress, one_line
+from joycap_vllm.outputs.text import Dressing, dress, one_line, undress
 
 __all__ = [
     "Dressing",
@@ -18,5 +18,6 @@ __all__ = [
     "polish_tags",
     "read_tags",
     "strip_lead_in",
+    "undress",
     "write_atomically",
 ]

@@ -13,7 +13,7 @@ from joycap_vllm.outputs.text import Dressing, dress, join
 
 # Seconds; a file system's clock may stand a little behind the one that records are stamped with.
 _CLOCK = 0.05
-Existing = Literal["skip", "overwrite", "append", "prepend"]
+Existing = Literal["skip", "overwrite", "append", "prepend", "replace"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class SidecarOptions:
         out: Folder of a mirrored tree; None puts sidecars beside the images.
         root: The input root that the mirrored tree mirrors.
         together: Whether all prompts share one file, a line each (dual_caption's form).
-        existing: What a sidecar means that is there and not empty.
+        existing: What a sidecar means that is there and not empty; `replace` overwrites it too,
+            but keeps a shared file's lines of which no new caption comes.
         dressing: What is put around captions.
     """
 
@@ -138,6 +139,9 @@ class Sidecars:
         dressing, tagged = self.options.dressing, self.options.tag_prompts
         lines = {p: dress(t, dressing, tags=p in tagged) for p, t in captions.items()}
         dressed = {p: line for p, line in lines.items() if line}
+        if self.options.existing == "replace" and self.options.together:
+            fresh = captions.keys() - (recorded or {}).keys()
+            dressed |= {p: line for p, line in self.lines(target).items() if p not in fresh}
         for path, prompts in self._by_file(target, dressed).items():
             at = [(recorded or {}).get(prompt) for prompt in prompts]
             if all(moment is not None for moment in at):
@@ -146,6 +150,29 @@ class Sidecars:
                     continue
             self._put(path, [dressed[prompt] for prompt in prompts], prompts)
         return tuple(p for p, text in captions.items() if text.strip() and not lines[p])
+
+    def lines(self, target: Target) -> dict[str, str]:
+        """What an image's sidecars say, by prompt; nothing of those that say nothing.
+
+        Raises:
+            OutputError: A sidecar cannot be read, or is no UTF-8 text.
+        """
+        wanted = self.options.prompts
+        found: dict[str, str] = {}
+        for path in dict.fromkeys(target.files[prompt] for prompt in wanted):
+            prompts = [prompt for prompt in wanted if target.files[prompt] == path]
+            texts = _text_of(path, strict=True).split("\n", len(prompts) - 1)
+            found |= {p: t.strip() for p, t in zip(prompts, texts, strict=False) if t.strip()}
+        return found
+
+    def holds(self, target: Target, prompt: str, caption: str) -> bool:
+        """Whether the sidecar says what this caption looks like there."""
+        try:
+            tags = prompt in self.options.tag_prompts
+            line = dress(caption, self.options.dressing, tags=tags)
+            return self.lines(target).get(prompt) == line
+        except OutputError:
+            return False
 
     def _by_file(self, target: Target, dressed: Mapping[str, str]) -> dict[Path, list[str]]:
         wanted = self.options.prompts

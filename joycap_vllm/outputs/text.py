@@ -70,6 +70,14 @@ def dress(text: str, dressing: Dressing, *, tags: bool = False) -> str:
     return one_line(f"{dressing.prefix}{line}{dressing.suffix}")
 
 
+def undress(text: str, dressing: Dressing) -> str:
+    """The caption without what `dress` put around it, as far as that is there."""
+    text = text.strip().removeprefix(one_line(dressing.prefix))
+    text = text.removesuffix(one_line(dressing.suffix)).strip()
+    trigger = dressing.trigger.strip()
+    return text.removeprefix(f"{trigger},").strip() if trigger else text
+
+
 def join(first: str, second: str, *, tags: bool) -> str:
     """Two captions as one line: tags by a comma, prose as sentences."""
     first, second = one_line(first), one_line(second)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from dataclasses import dataclass
@@ -55,8 +56,27 @@ def key_of(path: Path, root: Path) -> str:
     A name that holds such a text by itself gets a second backslash, so that keys stay unique.
     """
     try:
-        name = path.relative_to(root).as_posix()
+        return escaped(path.relative_to(root))
     except ValueError:
-        name = path.as_posix()
-    name = re.sub(r"\\(?=x[89a-f][0-9a-f])", r"\\\\", name)
+        return escaped(path)
+
+
+def path_of(key: str, root: Path) -> Path:
+    """The file that `key_of` gave this key."""
+    return root / unescaped(key)
+
+
+def escaped(path: Path) -> str:
+    """A path as text that any file can hold, as `key_of` writes it."""
+    name = re.sub(r"\\(?=x[89a-f][0-9a-f])", r"\\\\", path.as_posix())
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def unescaped(text: str) -> Path:
+    """The path that `escaped` gave this text."""
+
+    def meant(found: re.Match[bytes]) -> bytes:
+        doubled, digits = found.groups()
+        return rb"\x" + digits if doubled else bytes([int(digits, 16)])
+
+    return Path(os.fsdecode(re.sub(rb"\\(\\?)x([89a-f][0-9a-f])", meant, text.encode())))

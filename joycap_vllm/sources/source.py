@@ -66,6 +66,10 @@ class Source:
         for tree in self.trees:
             yield from self._walk(tree, seen)
 
+    def images_in(self, folder: Path) -> list[Path]:
+        """The images right in a folder, by name."""
+        return self._images_in(folder)[0]
+
     def _walk(self, tree: Path, seen: set[tuple[int, int]]) -> Iterator[Folder]:
         with contextlib.suppress(OSError):
             status = tree.stat()

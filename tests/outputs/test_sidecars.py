@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from joycap_vllm.errors import OutputError
@@ -20,6 +20,7 @@ from joycap_vllm.outputs import (
     assign_stems,
     dress,
     one_line,
+    undress,
     write_atomically,
 )
 
@@ -218,3 +219,16 @@ def test_a_name_that_is_too_long_is_an_error_for_this_file_only(tmp_path: Path) 
 
 def test_a_full_disk_stops_all() -> None:
     assert OutputError("full", errno.ENOSPC).stops_all
+
+
+words = st.text("ab .,\n", max_size=8)
+
+
+@given(words, words, words, st.sampled_from(["", "ohwx", " a b "]))
+def test_what_was_put_around_a_caption_can_be_taken_off(
+    caption: str, prefix: str, suffix: str, trigger: str
+) -> None:
+    assume(not one_line(caption).startswith(f"{trigger.strip()},"))
+    dressing = Dressing(prefix, suffix, trigger)
+
+    assert undress(dress(caption, dressing), dressing) == one_line(caption)

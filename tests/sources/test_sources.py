@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from joycap_vllm.errors import ImageError, UsageError
-from joycap_vllm.sources import open_source
+from joycap_vllm.sources import key_of, open_source, path_of
 
 AWKWARD = ["with space.jpg", "ünï.png", "-dash.jpg", "new\nline.webp", "UPPER.JPG", "quote'\".png"]
 
@@ -168,3 +170,14 @@ def test_a_file_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
 
     with pytest.raises(ImageError, match="3 MB"):
         image.read(most=2_000_000)
+
+
+parts = [b"a", b"/", b" ", "ü".encode(), rb"\x8", rb"\xzz", rb"\x80", rb"\\x80", b"\x80", b"\xff"]
+names = st.lists(st.sampled_from(parts), min_size=1, max_size=6).map(lambda n: b"".join(n) + b"b")
+
+
+@given(names)
+def test_a_key_leads_back_to_its_file(name: bytes) -> None:
+    path = Path("/in", os.fsdecode(name.lstrip(b"/")))
+
+    assert path_of(key_of(path, Path("/in")), Path("/in")) == path

@@ -1,0 +1,82 @@
+"""`joycap lint --fix`: the bad ones captioned again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from joycap_vllm.cli.caption import caption
+from joycap_vllm.cli.options import AskFlags, CaptionFlags, captioner_of, settings_of, urls_of
+from joycap_vllm.cli.running import INTERRUPTED, run_settings
+from joycap_vllm.cli.talk import say
+from joycap_vllm.job import StoredJob, ask_again, load_job
+from joycap_vllm.job.fix import Mending, by_job, mend, still_bad
+from joycap_vllm.job.lint import Bad
+from joycap_vllm.job.lint_sidecars import Look
+from joycap_vllm.job.stored import find_job
+
+
+def fix(
+    bad: Sequence[Bad], given: Sequence[Path], look: Look, asked: dict[str, Any], flags: AskFlags
+) -> tuple[int, int]:
+    """Captions bad sidecars again, job by job.
+
+    Args:
+        bad: The sidecars.
+        given: The files and folders in which they were found.
+        look: How they were read.
+        asked: What `joycap caption` would be told, for folders that have no job.
+        flags: Where to ask.
+
+    Returns:
+        How many are good now, and the exit code of a run that could not end.
+
+    Raises:
+        JoycapError: As jobs do.
+    """
+    jobs: dict[Path, StoredJob] = {}
+    for state, root, members in by_job(bad, given):
+        job = _job_of(state, root, look, asked, flags)
+        if state is not None:
+            jobs[state] = job
+            if any(value is not None for value in asked.values()):
+                say(f"{state}: its job's own prompts are asked, not those of the flags")
+        mending = mend(job, members)
+        _tell(mending)
+        if not mending.tasks:
+            continue
+        settings = ask_again(
+            mending.job,
+            mending.tasks,
+            mending.images,
+            urls=urls_of(flags),
+            captioner=captioner_of(flags),
+            accept_changes=flags.accept_changes,
+        )
+        if run_settings(settings, flags) == INTERRUPTED:
+            return len(bad) - still_bad(bad, look, jobs), INTERRUPTED
+    return len(bad) - still_bad(bad, look, jobs), 0
+
+
+def _job_of(
+    state: Path | None, root: Path, look: Look, asked: dict[str, Any], flags: AskFlags
+) -> StoredJob:
+    known = state or find_job(root)
+    if known is not None:
+        return load_job(known)
+    defaults = {name: each.default for name, each in signature(caption).parameters.items()}
+    given = {name: value for name, value in asked.items() if value is not None}
+    own = {"inputs": [str(root)], "ext": look.ending}
+    return settings_of(CaptionFlags(**(defaults | asdict(flags) | given | own))).stored()
+
+
+def _tell(mending: Mending) -> None:
+    for path in mending.homeless[:5]:
+        say(f"{path} is left: there is no image of it")
+    if len(mending.homeless) > 5:
+        say(f"... and {len(mending.homeless) - 5} more without an image")
+    if mending.by_hand:
+        say(f"{mending.by_hand} of them were changed by hand since; they are captioned again too")

@@ -1,0 +1,77 @@
+"""`joycap retry`: what ended without a caption, asked again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from joycap_vllm.cli.flags import (
+    AcceptChanges,
+    ApiKeyFile,
+    AsJson,
+    BaseUrls,
+    Check,
+    Concurrency,
+    MaxPixels,
+    Model,
+    Patience,
+    Retries,
+    Serve,
+    Timeout,
+    Wire,
+)
+from joycap_vllm.cli.options import AskFlags
+
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIR", help="The job's folder (that of --out, where it had one), or its journal's."
+    ),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="JOYCAP_ONLY",
+        help="glitched, failed, or a kind of glitch; several add up. "
+        "[default: glitched and failed]",
+        show_default=False,
+    ),
+]
+
+
+def retry(
+    folder: Folder,
+    only: Only = None,
+    base_urls: BaseUrls = None,
+    serve: Serve = None,
+    model: Model = None,
+    api_key_file: ApiKeyFile = None,
+    concurrency: Concurrency = "auto",
+    timeout: Timeout = 300.0,
+    patience: Patience = 300.0,
+    check: Check = True,
+    retries: Retries = 4,
+    max_pixels: MaxPixels = 178_956_970,
+    wire: Wire = "auto",
+    accept_changes: AcceptChanges = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ask again what a job could not caption, with the job's own settings and new seeds.
+
+    Sidecars that say something else than the job wrote stay, where the job skipped existing ones.
+
+    Examples:
+
+      joycap retry photos/
+
+      joycap retry photos/ --only refusal --retries 8
+
+    Exit codes: as those of `joycap caption`.
+    """
+    from joycap_vllm.cli.running import run_retry
+
+    given = {k: v for k, v in locals().items() if k not in ("folder", "only", "run_retry")}
+    wanted = frozenset(only or ("glitched", "failed"))
+    raise typer.Exit(run_retry(folder, wanted, AskFlags(**given)))

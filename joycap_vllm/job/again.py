@@ -1,0 +1,106 @@
+"""Tasks of a job that are asked again: chosen by how they ended, asked as the job was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from joycap_vllm.captioner import CaptionerOptions
+from joycap_vllm.errors import UsageError
+from joycap_vllm.glitch import GLITCHES
+from joycap_vllm.job.records import Record
+from joycap_vllm.job.report import journals_of
+from joycap_vllm.job.settings import JobSettings
+from joycap_vllm.job.stored import StoredJob
+from joycap_vllm.job.trouble import USUAL_MOST
+from joycap_vllm.sources import Source, path_of
+
+Task = tuple[str, str]
+ENDINGS = ("glitched", "failed", *GLITCHES)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What is asked again.
+
+    Args:
+        tasks: Keys and prompts.
+        images: The images' files.
+        gone: Tasks whose image is no longer there, or whose prompt the job asks no more.
+    """
+
+    tasks: frozenset[Task]
+    images: tuple[Path, ...]
+    gone: int
+
+
+def job_folder(path: Path) -> Path:
+    """The state folder of a job, from its folder, the state folder itself, or a journal.
+
+    Raises:
+        UsageError: There is no journal.
+    """
+    return journals_of(path)[0].absolute().parent
+
+
+def choose(job: StoredJob, records: Mapping[Task, Record], wanted: Collection[str]) -> Chosen:
+    """The tasks whose latest record ended as wanted.
+
+    Args:
+        job: The job.
+        records: What its journals say.
+        wanted: Of `glitched`, `failed` and the kinds of glitches.
+
+    Raises:
+        UsageError: Something else is wanted.
+    """
+    for name in wanted:
+        if name not in ENDINGS:
+            raise UsageError(f"--only takes one of {', '.join(ENDINGS)}, not {name!r}")
+    tasks = {
+        task
+        for task, record in records.items()
+        if record.outcome in wanted or (record.outcome != "ok" and record.glitch in wanted)
+    }
+    asked = {prompt.name for prompt in job.prompts}
+    images = {key: path_of(key, job.sidecars.root) for key in sorted({key for key, _ in tasks})}
+    there = {key: path for key, path in images.items() if os.path.lexists(path)}
+    left = frozenset(task for task in tasks if task[0] in there and task[1] in asked)
+    return Chosen(left, tuple(there.values()), len(tasks) - len(left))
+
+
+def ask_again(
+    job: StoredJob,
+    tasks: frozenset[Task],
+    images: Iterable[Path],
+    *,
+    urls: tuple[str, ...],
+    captioner: CaptionerOptions,
+    max_glitch_rate: float = USUAL_MOST,
+    accept_changes: bool = False,
+) -> JobSettings:
+    """The settings of a run that asks just these tasks of a job.
+
+    Args:
+        job: The job.
+        tasks: Keys and prompts.
+        images: The files of their images.
+        urls: The fleet.
+        captioner: How images are captioned.
+        max_glitch_rate: Part of the tasks that may get a bad answer before the run stops.
+        accept_changes: Go on with settings that differ from the journal's.
+    """
+    return JobSettings(
+        source=Source(job.sidecars.root, (), tuple(images)),
+        prompts=job.prompts,
+        sidecars=job.sidecars,
+        state=job.state,
+        urls=urls,
+        captioner=captioner,
+        on_glitch=job.on_glitch,
+        only=tasks,
+        max_glitch_rate=max_glitch_rate,
+        accept_changes=accept_changes,
+    )

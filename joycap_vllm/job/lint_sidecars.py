@@ -1,0 +1,241 @@
+"""Sidecars in folders, judged by what their own job asked for."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from joycap_vllm.errors import UsageError
+from joycap_vllm.glitch import Verdict, judge
+from joycap_vllm.job.guess import guess_style
+from joycap_vllm.job.lint import Bad, Findings, Notes
+from joycap_vllm.job.pool import in_order
+from joycap_vllm.job.stored import JOB_FILE, StoredJob, find_job, load_job
+from joycap_vllm.outputs import undress
+from joycap_vllm.prompts import Prompt, Style
+
+_TOGETHER = 256  # files that are judged together
+_LONGEST = 1 << 24  # bytes
+_FILE = 1024  # bytes of a sidecar, about
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How sidecars are to be read.
+
+    Args:
+        style: What all of them should look like; None asks the job, else guesses.
+        extension: Theirs; None takes the job's, else `.txt`.
+        job: The job that made them, as far as it is known.
+    """
+
+    style: Style | None = None
+    extension: str | None = None
+    job: StoredJob | None = None
+
+    @property
+    def ending(self) -> str:
+        """What sidecars' names end in."""
+        return self.extension or (self.job.sidecars.extension if self.job else ".txt")
+
+    def prompts_of(self, name: str) -> tuple[Prompt, ...]:
+        """The prompts whose captions stand in a file of this name, line by line."""
+        if self.job is None or self.job.sidecars.extension != self.ending:
+            return ()
+        endings = self.job.sidecars.endings()
+        mine = max((e for e in endings.values() if name.endswith(e)), key=len, default=None)
+        return tuple(prompt for prompt in self.job.prompts if endings[prompt.name] == mine)
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Sidecars that are read alike; `trouble` tells why a folder among them has none."""
+
+    look: Look
+    paths: tuple[Path, ...]
+    trouble: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes in them, about."""
+        return _FILE * len(self.paths)
+
+
+def lint_sidecars(
+    paths: Sequence[Path], look: Look, *, bad_only: bool, workers: int
+) -> Generator[Findings]:
+    """Findings on sidecars, some at a time; folders are walked in the order of names.
+
+    Args:
+        paths: Sidecars, and folders of them.
+        look: How they are to be read; each folder's own job is looked up.
+        bad_only: Whether rows of captions without a glitch are left out.
+        workers: Processes.
+
+    Raises:
+        UsageError: A path is not there.
+    """
+    for path in paths:
+        if not os.path.lexists(path):
+            raise UsageError(f"{path} does not exist")
+    pieces = _pieces(paths, look)
+    with closing(pieces):
+        work = partial(judge_files, bad_only=bad_only)
+        yield from in_order(pieces, work, workers=workers, home=__name__)
+
+
+def _pieces(paths: Sequence[Path], look: Look) -> Generator[Files]:
+    held: list[Path] = []
+    now = look
+    for files in (found for path in paths for found in _found(path, look)):
+        if held and (files.trouble or files.look != now or len(held) >= _TOGETHER):
+            yield Files(now, tuple(held))
+            held = []
+        now = files.look
+        if files.trouble:
+            yield files
+            continue
+        held += files.paths
+    if held:
+        yield Files(now, tuple(held))
+
+
+def _found(path: Path, look: Look) -> Iterator[Files]:
+    state = find_job(path)
+    look = Look(look.style, look.extension, None if state is None else known_job(state))
+    if path.is_dir():
+        yield from _walk(path, look, set())
+    else:
+        yield Files(look, (path,))
+
+
+def known_job(state: Path) -> StoredJob | None:
+    """The job of a state folder; None where it does not tell what was asked."""
+    try:
+        return load_job(state)
+    except UsageError:
+        return None
+
+
+def _walk(folder: Path, look: Look, seen: set[tuple[int, int]]) -> Iterator[Files]:
+    try:
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            return  # a link back to where the walk has been
+        seen.add((status.st_dev, status.st_ino))
+        own = folder / ".joycap"
+        if (own / JOB_FILE).is_file():
+            look = Look(look.style, look.extension, known_job(own))
+        names, folders = _names(folder, look.ending)
+    except OSError as error:
+        yield Files(look, (folder,), f"the folder cannot be read: {error.strerror or error}")
+        return
+    for at in range(0, len(names), _TOGETHER):
+        yield Files(look, tuple(folder / name for name in names[at : at + _TOGETHER]))
+    for name in folders:
+        yield from _walk(folder / name, look, seen)
+
+
+def _names(folder: Path, ending: str) -> tuple[list[str], list[str]]:
+    """Names of the sidecars and of the folders in a folder, each in order."""
+    names, folders = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if _is_folder(entry):
+                folders.append(entry.name)
+            elif entry.name.endswith(ending):
+                names.append(entry.name)
+    return sorted(names, key=os.fsencode), sorted(folders, key=os.fsencode)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link to itself; reading it as a sidecar will tell
+
+
+def judge_files(files: Files, *, bad_only: bool) -> Findings:
+    """Judges some sidecars; what cannot be read is noted as that."""
+    notes, job = Notes(bad_only=bad_only), files.look.job
+    for path in files.paths:
+        ref = os.fsencode(path).decode("utf-8", "backslashreplace")
+        if files.trouble:
+            notes.unreadable(ref, files.trouble)
+            continue
+        try:
+            verdict, prompts = judge_text(_text_of(path), files.look, path.name)
+        except _UnreadableError as error:
+            notes.unreadable(ref, str(error))
+            continue
+        notes.judged(ref, verdict)
+        if not verdict.ok:
+            notes.findings.bad.append(Bad(path, prompts, job.state if job else None))
+    return notes.done()
+
+
+class _UnreadableError(Exception):
+    """A file that holds no text."""
+
+
+def _text_of(path: Path) -> str:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise _UnreadableError("it is no regular file")
+        if status.st_size > _LONGEST:
+            raise _UnreadableError(f"the file is longer than {_LONGEST >> 20} MiB")
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _UnreadableError(f"the file is no UTF-8 text: {error.reason}") from error
+    except OSError as error:
+        raise _UnreadableError(f"the file cannot be read: {error.strerror or error}") from error
+
+
+def judge_text(text: str, look: Look, name: str) -> tuple[Verdict, tuple[str, ...]]:
+    """Judges what a sidecar says.
+
+    Args:
+        text: All of it.
+        look: How it is to be read.
+        name: The file's name, which tells the prompts.
+
+    Returns:
+        The first bad verdict, or a good one; and the prompts whose captions are bad, where the
+        job tells them.
+    """
+    prompts = look.prompts_of(name) if look.style is None else ()
+    if prompts:
+        lines = [*text.strip().split("\n", len(prompts) - 1), *[""] * len(prompts)]
+        verdicts = [_judge(line, p, look) for line, p in zip(lines, prompts, strict=False)]
+    elif look.style is not None:
+        verdicts = [judge(text, style=look.style)]
+    else:
+        verdicts = [judge(part, style=guess_style(part)) for part in _parts(text)]
+    bad = [at for at, verdict in enumerate(verdicts) if not verdict.ok]
+    if not bad:
+        return verdicts[0], ()
+    first = verdicts[bad[0]]
+    where = f"line {bad[0] + 1}: " if len(verdicts) > 1 else ""
+    names = tuple(prompts[at].name for at in bad) if prompts else ()
+    return Verdict(False, first.glitch, where + first.why), names
+
+
+def _judge(text: str, prompt: Prompt, look: Look) -> Verdict:
+    plain = text if look.job is None else undress(text, look.job.sidecars.dressing)
+    asked = None if prompt.template or prompt.choices else prompt.text
+    return judge(plain, style=prompt.style, prompt=asked, words=prompt.words)
+
+
+def _parts(text: str) -> list[str]:
+    """The whole text, or its two lines where they look like dual_caption's tags and prose."""
+    lines = text.strip().split("\n")
+    dual = len(lines) == 2 and [guess_style(line) for line in lines] == ["tags", "prose"]
+    return lines if dual else [text]

@@ -1,0 +1,198 @@
+"""`joycap lint --fix`: bad sidecars are captioned again, and nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from .helping import (
+    LOOP,
+    REFUSAL,
+    caption,
+    color_of,
+    jobs_requests,
+    joycap,
+    make_pictures,
+    records,
+    sidecar,
+)
+from fault_server import Asked, FaultServer, Reaction, name_of, say, serving
+
+
+def fix(
+    folder: Path, server: FaultServer, *flags: str | Path, code: int = 0
+) -> tuple[dict[str, Any], subprocess.CompletedProcess[str]]:
+    """The summary of `joycap lint --fix`, and all that was said."""
+    done = joycap("lint", folder, "--fix", "--json", "--base-url", server.url, *flags, code=code)
+    summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return summary, done
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.txt")}
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, server: FaultServer) -> list[Path]:
+    """Pictures of a job, captioned, but two of the sidecars are bad by now."""
+    folder = tmp_path / "job"
+    paths = make_pictures(folder, 6)
+    caption(folder, server)
+    sidecar(paths[1]).write_text(LOOP)
+    sidecar(paths[2]).write_text(REFUSAL)
+    server.asked.clear()
+    return paths
+
+
+def test_bad_sidecars_are_mended_and_good_ones_stay_as_they_are(
+    tmp_path: Path, pictures: list[Path], server: FaultServer
+) -> None:
+    before = times(tmp_path)
+    summary, done = fix(tmp_path / "job", server)
+    after = times(tmp_path)
+
+    assert (summary["captions"], summary["glitched"], summary["fixed"]) == (6, 2, 2)
+    assert {asked.color for asked in jobs_requests(server)} == {color_of(1), color_of(2)}
+    assert {path for path in before if before[path] != after[path]} == {
+        sidecar(pictures[1]), sidecar(pictures[2]),
+    }  # fmt: skip
+    assert [sidecar(path).read_text() for path in pictures] == [
+        name_of(color_of(number)) for number in range(6)
+    ]
+    assert "2 of them were changed by hand" in done.stderr
+    assert len(done.stdout.splitlines()) == 6 + 1
+
+
+def test_the_second_answer_has_a_new_seed_and_stands_in_the_journal(
+    tmp_path: Path, pictures: list[Path], server: FaultServer
+) -> None:
+    fix(tmp_path / "job", server)
+    first, second = (r for r in records(tmp_path / "job") if r["key"] == "with space/p 1.png")
+
+    assert first["attempts"][0]["seed"] != second["attempts"][0]["seed"]
+    assert (first["outcome"], second["outcome"]) == ("ok", "ok")
+
+
+def test_what_is_bad_again_leaves_the_old_text(tmp_path: Path, pictures: list[Path]) -> None:
+    def stubborn(asked: Asked) -> Reaction:
+        return say(REFUSAL) if asked.color == color_of(1) else say(name_of(asked.color))
+
+    with serving(stubborn) as server:
+        summary, done = fix(tmp_path / "job", server, "--retries", "1", "--no-check", code=1)
+
+    assert summary["fixed"] == 1
+    assert sidecar(pictures[1]).read_text() == LOOP
+    assert "1 of 2 bad captions are good now" in done.stderr
+
+
+def test_a_sidecar_without_an_image_is_told_and_left(
+    tmp_path: Path, pictures: list[Path], server: FaultServer
+) -> None:
+    pictures[1].unlink()
+    summary, done = fix(tmp_path / "job", server, code=1)
+
+    assert summary["fixed"] == 1
+    assert "p 1.txt is left: there is no image" in done.stderr
+    assert sidecar(pictures[1]).read_text() == LOOP
+
+
+def test_a_part_of_a_job_is_mended_as_a_part_of_it(
+    tmp_path: Path, pictures: list[Path], server: FaultServer
+) -> None:
+    fix(pictures[2].parent, server)
+    fix(sidecar(pictures[1]), server)
+
+    assert [path.name for path in tmp_path.rglob(".joycap")] == [".joycap"]
+    assert joycap("lint", tmp_path).returncode == 0
+
+
+def test_nothing_bad_asks_nobody(tmp_path: Path) -> None:
+    (path,) = make_pictures(tmp_path, 1)
+    sidecar(path).write_text("A plain picture.")
+    done = joycap("lint", tmp_path, "--fix", "--base-url", "http://127.0.0.1:9/v1")
+
+    assert "1 captions, 0 glitches" in done.stderr
+
+
+def test_a_folder_without_a_job_is_asked_what_the_flags_say(
+    tmp_path: Path, server: FaultServer
+) -> None:
+    good, bad = make_pictures(tmp_path, 2)
+    good.with_suffix(".cap").write_text("My own words.")
+    bad.with_suffix(".cap").write_text(LOOP)
+    flags = ["--ext", "cap", "--type", "straightforward", "--words", "30", "--no-check"]
+    summary, _ = fix(tmp_path, server, *flags)
+    (asked,) = server.asked
+
+    assert summary["fixed"] == 1
+    assert "straightforward caption" in asked.prompt
+    assert good.with_suffix(".cap").read_text() == "My own words."
+    assert bad.with_suffix(".cap").read_text() == name_of(color_of(1))
+    assert len(records(tmp_path)) == 1
+
+
+def test_of_a_dual_sidecar_only_the_bad_line_is_asked_and_replaced(tmp_path: Path) -> None:
+    (path,) = make_pictures(tmp_path, 1)
+
+    def dual(asked: Asked) -> Reaction:
+        return say("picture, plain" if "tag" in asked.prompt else "A new picture.")
+
+    with serving(dual) as server:
+        caption(tmp_path, server, "--dual", "--no-check")
+        sidecar(path).write_text(f"my, own, tags\n{LOOP}")
+        summary, _ = fix(tmp_path, server, "--no-check")
+
+    assert (summary["fixed"], len(server.asked)) == (1, 3)
+    assert sidecar(path).read_text() == "my, own, tags\nA new picture."
+
+
+def test_sidecars_of_another_folder_find_their_images(tmp_path: Path, server: FaultServer) -> None:
+    paths = make_pictures(tmp_path / "in", 3)
+    caption(tmp_path / "in", server, "--out", tmp_path / "out", "--trigger", "ohwx")
+    bad = tmp_path / "out" / "with space" / "p 1.txt"
+    bad.write_text("ohwx, " + LOOP)
+    os.utime(bad)
+    summary, _ = fix(tmp_path / "out", server)
+
+    assert summary["fixed"] == 1
+    assert bad.read_text() == f"ohwx, {name_of(color_of(1))}"
+    assert not any(sidecar(path).exists() for path in paths)
+
+
+def test_equal_stems_are_told_apart(tmp_path: Path, server: FaultServer) -> None:
+    for number, name in enumerate(["a.bmp", "a.png"]):
+        make_pictures(tmp_path / str(number), number + 1)[number].rename(tmp_path / name)
+    caption(tmp_path, server, "--no-check")
+    (tmp_path / "a.png.txt").write_text("")
+    fix(tmp_path, server, "--no-check")
+
+    assert (tmp_path / "a.png.txt").read_text() == name_of(color_of(1))
+    assert len(server.asked) == 4
+
+
+def test_a_job_of_an_earlier_version_is_not_guessed_at(
+    tmp_path: Path, pictures: list[Path], server: FaultServer
+) -> None:
+    file = tmp_path / "job" / ".joycap" / "job.json"
+    data = orjson.loads(file.read_bytes())
+    del data["job"]
+    file.write_bytes(orjson.dumps(data))
+    done = joycap("lint", tmp_path / "job", "--fix", "--base-url", server.url, code=2)
+
+    assert "joycap caption" in done.stderr
+    assert server.asked == []
+
+
+def test_tags_of_a_job_are_judged_as_tags(tmp_path: Path) -> None:
+    (path,) = make_pictures(tmp_path, 1)
+    with serving(lambda _: say("1girl, solo, standing in the")) as server:
+        caption(tmp_path, server, "--type", "danbooru-tag-list", "--no-check")
+
+    assert joycap("lint", tmp_path).returncode == 0
+    joycap("lint", sidecar(path), "--style", "prose", code=1)
