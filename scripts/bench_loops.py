@@ -147,7 +147,7 @@ def show_saving(
     return True
 
 
-def _counts(found: Counter[str]) -> str:
+def _counts(found: Counter[Any]) -> str:
     return ", ".join(f"{name} {count}" for name, count in found.most_common()) or "no glitches"
 
 

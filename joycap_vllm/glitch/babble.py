@@ -14,6 +14,7 @@ _SHAPE = bytes(
     ord("a" if c.islower() else "A" if c.isupper() else "0" if c.isdigit() else " ")
     for c in map(chr, range(256))
 )
+_STRONG = re.compile(r"(?<![#@/.\w])[a-z]{4,}[A-Z][a-z]{2,}")  # "applicableSmall"; few brands
 _NAMES = ("#", "@", "http", "www")
 _FOREIGN = "\u0370-\u1aff\u1f00-\u1fff\u3040-\uabff\uac00-\ud7ff"
 _MIXED = re.compile(rf"[A-Za-z][{_FOREIGN}]|[{_FOREIGN}][A-Za-z]")
@@ -56,9 +57,10 @@ def find_gibberish(reading: Reading, style: Style) -> str:
     share = len(glued) / max(count, 1)
     run = _bare_run(reading) if style != "tags" and count >= _SHORT else 0
     mixed = not text.isascii() and bool(_FOREIGN_LETTER.search(text) and _MIXED.search(text))
-    signs = (share >= _GLUED_SHARE) + (share >= 0.1) + mixed + ("\ufffd" in text)
+    strong = sum(bool(_STRONG.search(word)) for word in glued)
+    signs = (share >= _GLUED_SHARE) + (share >= 0.1) + mixed + ("\ufffd" in text) + min(strong, 2)
     if signs + (run >= _RUN) + (run >= 20) >= 2 and (signs or run >= _LONG_RUN):
-        if share >= _GLUED_SHARE:
+        if strong or share >= _GLUED_SHARE:
             return f"{len(glued)} words are run together, such as {shown(glued[0])}"
         return f"{run} words in a row make no sentence" if run >= _RUN else "scripts are mixed"
     return _crumbs(text) if style == "prose" else ""
