@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from joycap_vllm.glitch.reading import FUNCTION_WORDS, Reading, shown
 from joycap_vllm.prompts import Style
@@ -14,10 +15,14 @@ _SHAPE = bytes(
     ord("a" if c.islower() else "A" if c.isupper() else "0" if c.isdigit() else " ")
     for c in map(chr, range(256))
 )
-_STRONG = re.compile(r"(?<![#@/.\w])[a-z]{4,}[A-Z][a-z]{2,}")  # "applicableSmall"; few brands
+_STRONG = re.compile(r"(?<![#@/.\w-])[a-z]{4,}[A-Z][a-z]{2,}")  # "applicableSmall"; few brands
+_NAME = re.compile(r"\W?(?:i?[A-Z])")  # such as YouTube and iPhone15
 _NAMES = ("#", "@", "http", "www")
 _FOREIGN = "\u0370-\u1aff\u1f00-\u1fff\u3040-\uabff\uac00-\ud7ff"
 _MIXED = re.compile(rf"[A-Za-z][{_FOREIGN}]|[{_FOREIGN}][A-Za-z]")
+_FOREIGN_SENTENCE = re.compile(
+    rf"(?:\A|(?<=[.!?\n])[\"”)]?\s?)[{_FOREIGN}](?:[{_FOREIGN}]|[^\w.!?]){{14,}}+"
+)
 _FOREIGN_LETTER = re.compile(f"[{_FOREIGN}]")
 _WORD = re.compile(r"[A-Za-z]+|[,.;:!?\n()/|\"•*-]")
 _CRUMBS = re.compile(r", ?,| a a ")
@@ -26,6 +31,7 @@ _RUN = 12  # words in a row without a function word or a sign; shop listings rea
 _LONG_RUN = 45
 _GLUED_SHARE = 0.04
 _FOREIGN_SHARE = 0.15
+_MUCH = 0.4
 _FOREIGN_LEAST = 12  # letters
 # Short words of other languages in Latin letters, none of them English.
 _LANGUAGES = {
@@ -39,7 +45,7 @@ _LANGUAGES = {
 _LANGUAGE_WORDS = {name: frozenset(words.split()) for name, words in _LANGUAGES.items()}
 _LANGUAGE_SHARE = 0.18
 _ASKED = re.compile(
-    r"\b(?:translat\w*|language|german|deutsch|french|spanish|portuguese|italian|dutch|chinese"
+    r"\b(?:translat\w*|language|german|deutsch|español|français|italiano|português|french|spanish|portuguese|italian|dutch|chinese"
     r"|japanese|korean|russian|arabic|hindi|polish|turkish|vietnamese|thai|greek|hebrew|ukrainian"
     r"|mandarin|cantonese|indonesian|swedish|danish|norwegian|finnish|czech|hungarian)\b",
     re.IGNORECASE,
@@ -54,13 +60,14 @@ def find_gibberish(reading: Reading, style: Style) -> str:
     """
     text, count = reading.text, len(reading.words)
     glued = _glued(text) if count >= _SHORT else []
-    share = len(glued) / max(count, 1)
+    share = sum(not _NAME.match(word) for word in glued) / max(count, 1)
     run = _bare_run(reading) if style != "tags" and count >= _SHORT else 0
     mixed = not text.isascii() and bool(_FOREIGN_LETTER.search(text) and _MIXED.search(text))
     strong = sum(bool(_STRONG.search(word)) for word in glued)
-    signs = (share >= _GLUED_SHARE) + (share >= 0.1) + mixed + ("\ufffd" in text) + min(strong, 2)
+    signs = (len(glued) >= _GLUED_SHARE * count) + (share >= 0.1) + min(strong, 2)
+    signs += mixed + ("\ufffd" in text)
     if signs + (run >= _RUN) + (run >= 20) >= 2 and (signs or run >= _LONG_RUN):
-        if strong or share >= _GLUED_SHARE:
+        if len(glued) >= 2 or strong:
             return f"{len(glued)} words are run together, such as {shown(glued[0])}"
         return f"{run} words in a row make no sentence" if run >= _RUN else "scripts are mixed"
     return _crumbs(text) if style == "prose" else ""
@@ -100,21 +107,32 @@ def _crumbs(text: str) -> str:
     return ""
 
 
+@lru_cache(maxsize=256)
+def _is_foreign(prompt: str) -> bool:
+    words = [word.strip(".,;:!?") for word in prompt.lower().split()]
+    known = {word for word in words if any(word in k for k in _LANGUAGE_WORDS.values())}
+    english = sum(word in FUNCTION_WORDS for word in words)
+    return bool(_FOREIGN_LETTER.search(prompt)) or not prompt.isascii() or len(known) > english
+
+
 def find_language(reading: Reading, prompt: str | None) -> str:
     """The evidence of a language that was not asked for, or an empty text.
 
     Writing in the picture that is quoted does not count. A prompt in another script, or one that
     names a language, allows any.
     """
-    if prompt and (_ASKED.search(prompt) or _FOREIGN_LETTER.search(prompt)):
+    if prompt and (_ASKED.search(prompt) or _is_foreign(prompt)):
         return ""
     plain = reading.unquoted
-    if not plain.isascii():
+    if not plain.isascii() and _FOREIGN_LETTER.search(plain):
+        found = _FOREIGN_SENTENCE.search(plain)
+        if found:
+            return f"it goes on in another script: {shown(found.group())}"
         foreign = _FOREIGN_LETTER.findall(plain)
-        if len(foreign) >= _FOREIGN_LEAST:
-            share = len(foreign) / max(sum(map(str.isalpha, plain)), len(foreign))
-            if share >= _FOREIGN_SHARE:
-                return f"{share:.0%} of its letters are of another script, in {shown(plain)}"
+        share = len(foreign) / max(sum(map(str.isalpha, plain)), len(foreign), 1)
+        few = reading.sentence_share >= _LANGUAGE_SHARE  # an English text that holds a sign's words
+        if len(foreign) >= _FOREIGN_LEAST and share >= (_MUCH if few else _FOREIGN_SHARE):
+            return f"{share:.0%} of its letters are of another script, in {shown(plain)}"
     english = reading.sentence_share
     if len(reading.words) < _SHORT or english >= _LANGUAGE_SHARE:
         return ""

@@ -11,6 +11,7 @@ from joycap_vllm.prompts import load_table
 
 _Gram = tuple[str, ...]
 _STEP = 4
+_LONG = 20  # characters of a prompt that stands nowhere by chance
 _STRETCH = 8  # words in a row that nobody writes twice by chance
 _SENTENCE = re.compile(r"(?<=[.!?:])\s+|\n+")
 # Sentences that tell somebody what to do; only these are echoes, since a prompt may hold the
@@ -24,7 +25,7 @@ _INSTRUCTION = re.compile(
 )
 _EXAM = re.compile(
     r"^[ \t]*(?:Hint|Question|Choices|Options|Instructions?|Task|Prompt)[ \t]*:[ \t]*"
-    r"(?:\n|Please\b|Answer\b|Choose\b|Write\b|Describe\b|What\b|Which\b|How\b|Is\b|Are\b|Find\b|\(A\))",
+    r"(?:Please\b|Answer\b|Choose\b|Write\b|Describe\b|What\b|Which\b|How\b|Is\b|Are\b|Find\b|\(A\))",
     re.MULTILINE,
 )
 _ORDER = re.compile(
@@ -46,9 +47,10 @@ def find_echo(reading: Reading, prompt: str | None) -> str:
     if found:
         return f"{shown(found.group())} is an instruction"
     if prompt:
-        asked = prompt.lower().split()
-        if 3 <= len(asked) <= len(words) and words[: len(asked)] == asked:
-            return f"it begins with the prompt, {shown(prompt)}"
+        asked = prompt.lower().strip(" .!?:\n")
+        near = reading.lower if len(asked) >= _LONG else reading.lower[: len(asked) + _LONG]
+        if asked.count(" ") >= 2 and asked in near:
+            return f"the prompt stands in it, {shown(prompt)}"
     return _echoed(words, _of_table()) or (_echoed(words, _of_prompt(prompt)) if prompt else "")
 
 
@@ -65,9 +67,9 @@ def _echoed(words: list[str], told: tuple[frozenset[_Gram], frozenset[_Gram]]) -
     return ""
 
 
-def _told(texts: list[str]) -> tuple[frozenset[_Gram], frozenset[_Gram]]:
+def _told(texts: list[str], most: int | None) -> tuple[frozenset[_Gram], frozenset[_Gram]]:
     sentences = [s.strip() for text in texts for s in _SENTENCE.split(text)]
-    words = [s.lower().split() for s in sentences if _INSTRUCTION.match(s)]
+    words = [s.lower().split()[:most] for s in sentences if _INSTRUCTION.match(s)]
     return frozenset(_grams(words, _STEP)), frozenset(_grams(words, _STRETCH))
 
 
@@ -78,7 +80,8 @@ def _grams(sentences: list[list[str]], size: int) -> Iterator[_Gram]:
 
 @lru_cache(maxsize=256)
 def _of_prompt(prompt: str) -> tuple[frozenset[_Gram], frozenset[_Gram]]:
-    return _told([prompt])
+    # What a sentence goes on to say, such as tags to use, may stand in the answer.
+    return _told([prompt], _STRETCH + 2)
 
 
 @cache
@@ -86,4 +89,4 @@ def _of_table() -> tuple[frozenset[_Gram], frozenset[_Gram]]:
     table = load_table()
     texts = [text for row in table.types for text in (row.any, row.words, row.length)]
     texts += [option.text for option in table.extras]
-    return _told(texts + list(table.system_prompts))
+    return _told(texts + list(table.system_prompts), None)

@@ -8,10 +8,12 @@ from joycap_vllm.glitch.reading import Reading, shown
 from joycap_vllm.prompts import Style
 
 _NOTHING = frozenset({"none", "null", "n/a", "nan", "undefined", "no", "yes", "ok", "error"})
+_NOTHING |= {"caption", "description", "tags", "answer", "image", "nothing", "&nbsp;", "<p></p>"}
+_BLANK = "\u115f\u1160\u3164\uffa0"  # letters that print nothing
 _REMAINS = re.compile(r"</?s>|<\|[^|<>\n]{1,64}\|>")
 # Words that no sentence ends with; prepositions that may end one ("the chair she sits on") are out.
 _HANGING = re.compile(
-    r"(?:[,;:(\-–]|\b(?:a|an|the|and|or|with|of|at|to|its|his|her|their|my|your|is|are|was|were"
+    r"(?:(?<![:;])[,;:(\-–]|\b(?:a|an|the|and|or|with|of|at|to|its|his|her|their|my|your|is|are|was|were"
     r"|has|have|from|for|into|that|which|who|whose|where|while|as|in|by|than|because|very))\s*\Z",
     re.IGNORECASE,
 )
@@ -36,9 +38,9 @@ def find_nothing(reading: Reading, style: Style) -> str:
         said = _REMAINS.sub("", said).strip()
     if not said:
         return "nothing was said"
-    if not any(character.isalnum() for character in said):
+    if not any(character.isalnum() and character not in _BLANK for character in said):
         return f"there is no word in it: {shown(said)}"
-    if len(said) < 12 and said.strip(".!").lower() in _NOTHING:
+    if len(said) < 20 and said.strip(" .!:\"'()[]*").lower() in _NOTHING:
         return f"{shown(said)} describes nothing"
     if style == "prose" and len(said) < 40 and said.strip(".!").isalpha() and said.isascii():
         return f"{shown(said)} is a single word"
@@ -57,7 +59,7 @@ def find_cut(reading: Reading, style: Style, finish_reason: str | None) -> str:
         return f"{_CUT_OFF[finish_reason.lower()]} cut it off at {tail}"
     if finish_reason is not None or style != "prose":
         return ""
-    if _HANGING.search(said[-24:]):
+    if _HANGING.search(said[-24:]) and not reading.is_post:
         return f"it breaks off at {tail}"
     if not _ENDS.search(said) and _is_flowing(reading, said):
         return f"its last sentence has no end: {tail}"

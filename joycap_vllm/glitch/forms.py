@@ -12,6 +12,8 @@ _PROSE = 0.25  # share of function words from which a text is sentences; tag lis
 _LIST = 0.06
 _WORDS_LEAST = 6
 _ITEMS_LEAST = 12
+_FEW_ITEMS = 4  # from which short phrases such as "hand on own hip" are tags
+_ITEM_WORDS = 5
 # Models count badly: a limit of 50 words is often answered with 70.
 _OVER = 1.5
 _OVER_WORDS = 15
@@ -20,12 +22,19 @@ _OVER_WORDS = 15
 def find_wrong_form(reading: Reading, style: Style) -> str:
     """The evidence of an answer in the wrong form, or an empty text."""
     words, share = len(reading.words), reading.sentence_share
-    if style == "tags" and words >= _WORDS_LEAST and share >= _PROSE:
+    text = reading.text.strip().removesuffix(".")
+    items = text.count(",") + 1
+    sentences = bool(_SENTENCE_END.search(text))
+    listed = items >= _FEW_ITEMS and words <= _ITEM_WORDS * items and not sentences
+    if style == "tags" and words >= _WORDS_LEAST and share >= _PROSE and not listed:
         return f"tags were asked for, and {share:.0%} of its words are those of sentences"
-    items = reading.text.count(",") + 1
-    listed = items >= _ITEMS_LEAST and share < _LIST and words <= 3 * items
-    if style == "prose" and listed and not _SENTENCE_END.search(reading.text):
+    if style != "prose" or share >= _LIST or sentences:
+        return ""
+    if items >= _ITEMS_LEAST and words <= 3 * items:
         return f"prose was asked for, and it is a list of {items} items"
+    joined = sum("_" in word for word in reading.words)
+    if words >= _WORDS_LEAST and joined >= 0.3 * words:
+        return f"prose was asked for, and {joined} of {words} words are tags with underscores"
     return ""
 
 

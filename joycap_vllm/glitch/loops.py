@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 # Chinese and Japanese are written without spaces: there each character is a word.
 _IDEOGRAM = "\u3040-\u30ff\u3400-\u9fff"
@@ -18,12 +19,13 @@ _SIGNS = r"\d+|-+|=+|_+|\.+|\*+|~+|#+|!+|\?+|[^\w\s]"
 _TOKEN = re.compile(rf"\s*([^\W\d_{_IDEOGRAM}]+|[{_IDEOGRAM}]|{_SIGNS})")
 _TOKEN_ASCII = re.compile(rf"\s*([a-z]+|{_SIGNS})")
 _RULER = 80  # characters of a line that a text ends with; with words after it, it is a ruled line
-_CHARACTER = re.compile(r"([^\d\-=_.*~#])\1{15,}|(\d)\2{23,}")
-_GLUED = re.compile(r"(\w{2,40}?)\1{4,}")
+_CHARACTER = re.compile(r"([^\d\-=_.*~#])\1{29,}|(\d)\2{23,}")  # shouts have twenty
+_GLUED = re.compile(r"(?!(\w)\1)(\w{2,40}?)\2{4,}")
 _LONG = 16  # characters, from which a token may be a loop of its own
 _UNIT = re.compile(r"(?<=[.!?])\s+|\n+")
 _LEAD = re.compile(r"^[\s\d#*().:\-•\[\]]+")
-_LABEL = re.compile(r"^[^\W\d]{2,20}(?: [^\W\d]{1,12})? ?\d*:\s+")
+_LABEL = re.compile(r"^(?:caption|answer|description|response|output|text) ?\d*:\s+")
+_WORD = re.compile(r"[^\W\d_]+")
 _NUMBER = re.compile(r"\d+")
 _NO_VERSE = re.compile(r"[\d:*#|]")
 _QUOTED = re.compile(r'"[^"\n]{0,100}+"|“[^“”\n]{0,100}+”')
@@ -31,6 +33,10 @@ _UNIT_LETTERS = 12  # of a sentence or line; shorter ones, and rows of numbers, 
 _WINDOW = 64  # tokens, about as many as two or three sentences hold
 _OFTEN = 3  # times that a stretch of three tokens stood there before
 _LONG_GRAM = 8
+_COMES_TO_REST = 4  # tokens after a row
+_ALIKE = 12  # phrases in a row that differ in one word
+_VOCABULARY = (30, 0.25)  # items of a list, and the least share of different words in it
+_SPLIT = re.compile(r"(?<=[.!?;,])\s+|\n+")
 _CROWDED = 0.7  # share of a window
 _Gram = tuple[str, str, str]
 
@@ -64,7 +70,7 @@ def _find(text: str, items: bool) -> str:
         or (_in_a_row(raw, _long_grams(tokens), _LONG_GRAM) if known >= 32 else "")
         or (_units(lower) if known >= min(30, 0.2 * len(grams)) else "")
         or (_crowded(grams, lower) if known >= _CROWDED * _WINDOW else "")
-        or (_items(lower) if items else "")
+        or (_items(lower) if items else _alike(grams, lower) if known >= 2 * _ALIKE else "")
         or _ruler(raw)
     )
 
@@ -76,7 +82,7 @@ def _in_a_token(raw: Sequence[str]) -> str:
         if len(token) >= _LONG:
             found = _CHARACTER.search(token) or _GLUED.search(token)
             if found and len(found.group()) >= _LONG:
-                unit = found.group(1) or found.group(2)
+                unit = found.group(2) or found.group(1)
                 return _evidence(unit, len(found.group()) / len(unit), at)
     return ""
 
@@ -105,7 +111,7 @@ def _in_a_row(raw: Sequence[str], grams: Sequence[tuple[str, ...]], size: int) -
     Where the stretch holds the same few words twice, more of them must be looked up together.
     """
     last: dict[tuple[str, ...], int] = {}
-    distance = run = words = 0
+    distance = run = words = numbers = 0
     exact = False
     for at, gram in enumerate(grams):
         before = last.get(gram)
@@ -127,34 +133,40 @@ def _in_a_row(raw: Sequence[str], grams: Sequence[tuple[str, ...]], size: int) -
         start = end - covered
         if words < 0:
             words = sum(token[0].isalpha() for token in raw[start : start + gap])
+            numbers = sum(token[0].isdigit() for token in raw[start : start + gap])
         everything = covered >= 0.9 * len(raw)
-        if covered >= gap * _needed(gap, words, len(raw[start]), exact, everything):
+        needed = _needed(gap, words, numbers, exact=exact, everything=everything)
+        if gap == 1 and words and len(raw[start]) <= 4:
+            needed += 2  # "very, very" and "ha ha" go further
+        if gap <= 4 and words and not everything and len(raw) - end > _COMES_TO_REST:
+            needed *= 1.7  # what comes to rest may be a pattern, a chant, a chain of beads
+        if covered >= gap * needed:
             return _evidence(" ".join(raw[start : start + gap]), covered / gap, start)
     return ""
 
 
-def _needed(period: int, words: int, length: int, exact: bool, everything: bool) -> float:
+def _needed(period: int, words: int, numbers: int, *, exact: bool, everything: bool) -> float:
     """How often a stretch must stand in a row to be no figure of style, chart or table.
 
     Args:
         period: Its tokens.
         words: Those of them that are words.
-        length: Characters of its first token.
+        numbers: Those of them that are numbers.
         exact: Whether the repeats are equal, numbers and all.
         everything: Whether it is all of the text.
     """
     if not words:
-        return 40 if period <= 2 else 24 if period <= 5 or not exact else 8
+        if period <= 2:
+            return 60 if numbers else 40
+        return 40 if not exact else 24 if period <= 5 else 8
     if (period == words and period >= 6) or (everything and period >= 8):
         return 2  # two whole phrases with neither comma nor number between them, or all of it twice
     if not exact:
-        few = 12 if period <= 3 else 9 if period <= 5 else 6 if period <= 8 else 3.9
+        few = 20 if period <= 3 else 9 if period <= 5 else 8 if period <= 8 else 3.9
         return few if words >= period / 3 else 12
-    if period == 1:
-        return 6 if length > 4 else 8  # "very, very" and "ha ha" go further
     if period <= 3:
-        return 5 if period == 2 else 3.6
-    return 3.4 if period <= 8 else 2.6
+        return (6, 5, 3.6)[period - 1]
+    return 3.4 if period <= 8 else 2.6 if period <= 15 else 2.3
 
 
 def _units(lower: str) -> str:
@@ -209,6 +221,23 @@ def _crowded(grams: Sequence[_Gram], lower: str) -> str:
     return ""
 
 
+def _alike(grams: Sequence[_Gram], lower: str) -> str:
+    """Phrases in a row that differ in one word: nobody lists a dozen things so."""
+    if Counter(grams).most_common(1)[0][1] < _ALIKE * 2 // 3:
+        return ""
+    phrases = [_TOKEN.findall(phrase) for phrase in _SPLIT.split(lower)]
+    run = 1
+    for one, other in pairwise(phrases):
+        same = [a for a, b in zip(one, other, strict=False) if a == b]
+        plain = len(one) == len(other) >= 4 and not any(token[0].isdigit() for token in other)
+        words = sum(token[0].isalpha() for token in same)
+        alike = plain and words >= 2 and len(other) - len(same) <= max(1, len(other) // 4)
+        run = run + 1 if alike else 1
+        if run >= _ALIKE:
+            return f"{run} phrases in a row differ in one word, such as {' '.join(other)[:60]!r}"
+    return ""
+
+
 def _items(lower: str) -> str:
     items = [item.strip() for item in lower.split(",")]
     items = [item for item in items if item and len(item) <= 60 and not item.isdigit()]
@@ -218,4 +247,10 @@ def _items(lower: str) -> str:
     if count >= 6 and count >= 0.2 * len(items):
         return f"the item {item!r} stands there {count} times"
     doubled = 1 - len(set(items)) / len(items)
-    return f"{doubled:.0%} of the items are repeats" if doubled > 0.55 else ""
+    if doubled > 0.55:
+        return f"{doubled:.0%} of the items are repeats"
+    words = _WORD.findall(lower)
+    least, share = _VOCABULARY
+    if len(items) >= least and len(set(words)) < share * len(words):
+        return f"{len(items)} items are put together from {len(set(words))} words"
+    return ""

@@ -5,7 +5,13 @@ from __future__ import annotations
 import re
 from functools import cached_property
 
-_QUOTED = re.compile(r'"[^"\n]{0,400}+"|“[^“”\n]{0,400}+”|«[^«»\n]{0,400}+»|「[^「」\n]{0,400}+」')
+_QUOTED = re.compile(
+    r'"[^"\n]{0,400}+"|“[^“”\n]{0,400}+”|«[^«»\n]{0,400}+»|「[^「」\n]{0,400}+」'
+    r"|(?<![\w'])'(?:[^'\n]|'(?=\w)){2,200}'(?!\w)|‘[^‘’\n]{0,200}+’"
+)
+_QUOTES = ('"', "“", "«", "「", "‘", " '", "\n'", "('")  # an apostrophe opens nothing
+_LEAST = 3  # words outside of quotations
+_POST = re.compile(r"(?<!\w)#[A-Za-z]\w+|[\U0001f300-\U0001faff\u2600-\u27bf]")
 # The words that hold English sentences together; a tag list has few of them.
 _WORDS = (
     "the a an of in on at to and or with is are was were be it its this that for from by as his her"
@@ -38,10 +44,16 @@ class Reading:
     @cached_property
     def unquoted(self) -> str:
         """The text with quoted stretches emptied: what is read in a picture is not said by the
-        model."""
-        if not any(mark in self.text for mark in '"“«「'):
+        model. What is nothing but a quotation is said by it."""
+        if not any(mark in self.text for mark in _QUOTES):
             return self.text
-        return _QUOTED.sub('""', self.text)
+        rest = _QUOTED.sub('""', self.text)
+        return rest if len(rest.replace('""', " ").split()) >= _LEAST else self.text
+
+    @cached_property
+    def is_post(self) -> bool:
+        """Whether it is written as a post, with hashtags or emojis: posts say "I", and "sorry"."""
+        return bool(_POST.search(self.text))
 
     @cached_property
     def sentence_share(self) -> float:

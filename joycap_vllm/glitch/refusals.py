@@ -12,13 +12,13 @@ _CANNOT = (
     r"|am\s(?:currently\s|also\s)?(?:unable\sto|not\s(?:able|allowed|permitted|capable|going|comfortable))"
     r"|(?:['’]m|['’]re|are)\s(?:currently\s|also\s)?(?:unable\sto|uncomfortable"
     r"|not\s(?:able|allowed|permitted|capable|going|comfortable))"
-    r"|(?:have\sto|must)\s(?:decline|refuse)|['’]d\srather\snot|would\srather\snot"
+    r"|(?:have\sto|must)\s(?:respectfully\s)?(?:decline|refuse)|(?:['’]d|\swould)\s(?:rather|prefer)\snot"
     r"|am\suncomfortable|refuse\sto|decline\sto|should\snot|shouldn['’]?t)"
 )
 _TASK = (
     r"(?:\s(?:currently|really|directly|actually|in\sgood\sconscience|be\sable\sto|to|of|comfortable"
     r"|accurately|reliably|definitively))*"
-    r"(?:\s(?:help|assist|provid|describ|creat|generat|compl|fulfil|view|see\s(?:the|this|any|a|an|im)"
+    r"(?:\s(?:help(?!\s(?:but|it|my|feeling|falling|smiling|thinking))|assist|provid|describ|creat|generat|compl|fulfil|view|see\s(?:the|this|any|a|an|im)"
     r"|identif|caption|process|analy[sz]|discuss|engage|writ|respond|answer|continue|do\s(?:that|this)"
     r"|feel\scomfortable|have\s(?:the|access|enough|any|personal|a|real)|support|produc|offer"
     r"|find|read|interpret|recogni[sz]|determin|comment|speculat|make\sout|share|know|access|open"
@@ -45,6 +45,13 @@ _AT_THE_START = re.compile(
       | \A\W*i\sam\s(?:an?\s)?(?:\w+\s){{0,2}}(?:ai|language\smodel|assistant|chatbot)\b
       | \A\W*(?:this|the|your)\s(?:request|content|prompt)\s
         (?:violates|goes\sagainst|is\snot\sallowed)
+      | \A\W*(?:cannot|can['’]t|unable\sto|not\sable\sto)\s
+        (?:comply|process|describe|assist|help|fulfil|provide|generate|view|caption)
+      | \A\W*(?:it|that|this)(?:\swould\sbe|\sis|['’]s)\s
+        (?:inappropriate|not\sappropriate|not\ssomething\si\scan|against\s(?:my|the))
+      | \A\W*my\s(?:guidelines|programming|policy|policies|safety)
+      | \A\W*(?:explicit|sexual|such|this)\s(?:content|material|image|request)\s
+        (?:cannot\sbe|can['’]t\sbe|is\snot\s(?:allowed|permitted|something))
       | \A\W*(?:please|could\syou|can\syou|would\syou)\b[^.!?\n]{{0,40}}
         \b(?:provide|upload|attach|share|send|describe|paste|give)\b[^.!?\n]{{0,60}}
         \b(?:image|picture|photo|more\s(?:context|information|details))
@@ -53,9 +60,11 @@ _AT_THE_START = re.compile(
 )
 _ANYWHERE = re.compile(
     rf"""(?i:{_MACHINE})\b(?:,\s|\sI\b)
+      | \b[Hh]ow\s(?:can|may)\sI\s(?:help|assist)\syou
+      | (?<=[.!?]\s)I(?:\sam|['’]m)\s(?:sorry,?\s(?:but|I)\b|not\scomfortable\b)
       | (?:\A|(?<=[.!?,]["')\s])|(?<=\n)|\b(?:but|that|and|so)\s)[ \t]*I(?:\s|(?=['’])){_CANNOT}
         \s(?:to\s|able\sto\s|be\sable\sto\s)?(?:assist|help\s(?:with|you)|provide|identify|describe|view|process
-          |fulfil|comply|create|generate|engage|access|see\sthe\simage|have\saccess|answer|discuss)
+          |fulfil|comply|continue\swith|write|create|generate|engage|access|see\sthe\simage|have\saccess|answer|discuss)
     """,
     re.VERBOSE,
 )
@@ -72,7 +81,18 @@ _LACKS = re.compile(
 # Most captions hold none of these, and need no closer look.
 _BEGINS = (
     *("i ", "i'", "i’", "we ", "we'", "sorry", "apolog", "as a", "as l"),
-    *("please", "you ", "request", "content", "prompt"),
+    *(
+        "please",
+        "you ",
+        "request",
+        "content",
+        "prompt",
+        "unable",
+        "cannot",
+        "t able",
+        "appropriate",
+    ),
+    *("my ", "material", "something"),
 )
 _OF_SELF = (
     *(" I ", " I'", " I’", "\nI ", "\nI'", "\nI’", "AI", "language model"),
@@ -94,4 +114,4 @@ def find_refusal(reading: Reading, finish_reason: str | None) -> str:
         found = _ANYWHERE.search(plain)
     if found is None and any(sign in plain for sign in _OF_LACK):
         found = _LACKS.search(plain)
-    return f"it says {shown(found.group())}" if found else ""
+    return f"it says {shown(found.group())}" if found and not reading.is_post else ""

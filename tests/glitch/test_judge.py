@@ -49,6 +49,17 @@ PROSE = [
     "A user holds the assistant manager's badge; the system board lies on the table.",
     "The dog lies on the left side of the sofa, and the cat lies on the left side of the chair.",
     "She wears a coat the colour of wet sand, and that is the chair she sits on.",
+    "I'm sorry, but how is this view even real?! 😱",
+    "I can't help but smile every time I see this little guy! #puppylove",
+    "Let's start the week off right! 💪 Who else is at the gym? #monday",
+    "Okay, so this is a chubby orange tabby who has clearly seen better sofas.",
+    "A comic in which a robot says, 'I can't do that, Dave.' and turns away from the door.",
+    "A phone screen with the icons of YouTube, TikTok, WhatsApp, PayPal, LinkedIn and FaceTime.",
+    "A red sign that reads 危険 立入禁止 関係者以外立入禁止 hangs on the fence of a building site.",
+    "The beads go red, white, red, white, red, white, red, white, with a gold clasp at the end.",
+    "A repeated watermark alamy alamy alamy alamy alamy alamy covers the picture of a lighthouse.",
+    "A recipe card.\nInstructions:\n1. Preheat the oven.\n2. Mix flour and sugar.",
+    "The slide explains the <img> tag and the <b> tag with two short examples.",
 ]
 TAGS = [
     "blue hair, blue eyes, blue dress, blue shoes, blue sky, blue sea, blue bird, blue car, "
@@ -58,6 +69,7 @@ TAGS = [
     "artist:some_one, copyright:original, 2girls, hand_on_own_hip, hair_between_eyes, @_@, ^_^",
     "red square, left, white background",
     "no humans",
+    "hand on own hip, looking at viewer, arm at side, hand in pocket, standing on one leg, smile",
 ]
 MIXED = [
     "cinematic photo of a lighthouse, golden hour, 35mm, f/2.8, artstation, octane render, 8k",
@@ -99,6 +111,16 @@ BAD: list[tuple[str, Glitch]] = [
     ("The user wants a caption. I should mention the red square first.", "template_leak"),
     ("Okay, so the picture has a red square. Let me describe it.", "template_leak"),
     ("A red square.\nQuestion: What colour is it?\nAnswer: Red.", "template_leak"),
+    ("A boat on a calm lake. ASSISTANT: The image shows a boat.", "template_leak"),
+    ("A boat on a calm lake.\n\nassistant", "template_leak"),
+    ("A boat on a calm lake.assistant", "template_leak"),
+    ("A boat on a calm lake.eot_id|>", "template_leak"),
+    ("A boat on a calm lake. reserved_special_token_12", "template_leak"),
+    ('"I cannot provide a description of this image."', "refusal"),
+    ("I must respectfully decline to describe this.", "refusal"),
+    ("Unable to process image.", "refusal"),
+    ("It would be inappropriate to describe this image.", "refusal"),
+    ("How can I help you today?", "refusal"),
 ]
 
 
@@ -228,6 +250,20 @@ def test_a_prompt_of_the_users_own_is_known_when_it_comes_back() -> None:
 
     assert judge(f"{prompt} A dog.", prompt=prompt, style="mixed").glitch == "prompt_echo"
     assert judge("A dog runs over the lawn, and a house is behind it.", prompt=prompt).ok
+
+
+def test_what_a_prompt_says_of_the_picture_may_be_said_again() -> None:
+    prompt = "Mention that this is a photo of Emma Stone wearing a blue dress at the beach."
+    answer = "A photo of Emma Stone wearing a blue dress at the beach in the evening light."
+
+    assert judge(answer, prompt=prompt, finish_reason="stop").ok
+
+
+def test_a_prompt_in_another_language_may_be_answered_in_it() -> None:
+    german = "Das Bild zeigt eine Frau, die mit einem Hund auf der Wiese steht und lacht."
+
+    assert judge(german, prompt="Beschreibe das Bild und was auf ihm zu sehen ist.").ok
+    assert not judge(german, prompt="Describe the image and what is to be seen in it.").ok
 
 
 def test_a_caption_that_the_prompt_hands_over_may_be_used() -> None:

@@ -39,6 +39,10 @@ LOOPS = {
         f"The collage is made up of different shades of {colour}. "
         for colour in ("red", "blue", "gold", "grey", "pink", "jade", "plum", "rust")
     ),
+    "phrases that differ in a word": " ".join(
+        f"In the background, there are {things}."
+        for things in ("trees", "cars", "dogs", "cats", "boats", "birds", "hills", "roads") * 2
+    ),
     "all of it twice": "A brown dog sleeps on a red sofa beside a window with green curtains. " * 2,
     "twice with a label": f"{SENTENCE} A dog waits.\n\nCaption: {SENTENCE} A dog waits.",
 }
@@ -83,6 +87,14 @@ NO_LOOPS = {
     "title and keywords": "Title: mill, river, boats, mud, sky\n\nDescription: A mill by a river "
     "at low tide, with boats on the mud and a wide sky.\n\nKeywords: mill, river, boats, mud, sky",
 }
+
+
+def test_a_list_put_together_from_a_few_words_is_a_loop() -> None:
+    colours = ("red", "blue", "green", "black", "white", "grey")
+    things = ("shirt", "skirt", "shoes", "hat", "bag", "coat")
+    tags = ", ".join(f"{colour}_{thing}" for thing in things for colour in colours)
+
+    assert judge(tags, style="tags").glitch == "repetition"
 
 
 @pytest.mark.parametrize("name", NO_LOOPS)
