@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from bench_judge import WRONG_LABELS, digest
 from PIL import Image
 
 from joycap_vllm import build_prompt
@@ -100,13 +101,15 @@ class Result:
 
 
 def read_rows(path: Path | None) -> list[Row]:
-    """The texts of a file, or made-up ones."""
+    """The texts of a file but for those whose label is known to be wrong, or made-up ones."""
     if path is None:
         return made_up_rows()
     rows = []
     with path.open("rb") as file:
         for line in file:
             data = orjson.loads(line)
+            if digest(data["text"]) in WRONG_LABELS:
+                continue
             bad, kind = data["label"] == "bad", data["kind"]
             # A server always says that the token limit cut an answer, and that a whole one ended.
             usual = "length" if kind.startswith("truncated") else ("" if bad else "stop")
