@@ -29,6 +29,7 @@ _CRUMBS = re.compile(r", ?,| a a ")
 _SHORT = 12  # words below which nothing can be said
 _RUN = 12  # words in a row without a function word or a sign; shop listings reach 35
 _LONG_RUN = 45
+_NOISE_LEAST = 30  # characters
 _GLUED_SHARE = 0.04
 _FOREIGN_SHARE = 0.15
 _MUCH = 0.4
@@ -59,7 +60,11 @@ def find_gibberish(reading: Reading, style: Style) -> str:
     nouns. Glued pieces of words count double where they are many.
     """
     text, count = reading.text, len(reading.words)
-    glued = _glued(text) if count >= _SHORT else []
+    shape = text.encode("ascii", "replace").translate(_SHAPE)
+    solid = sum(map(len, reading.words))
+    if text.isascii() and solid >= _NOISE_LEAST and len(shape) - shape.count(b" ") < 0.2 * solid:
+        return f"it is mostly signs: {shown(text)}"
+    glued = _glued(text, shape) if count >= _SHORT else []
     share = sum(not _NAME.match(word) for word in glued) / max(count, 1)
     run = _bare_run(reading) if style != "tags" and count >= _SHORT else 0
     mixed = not text.isascii() and bool(_FOREIGN_LETTER.search(text) and _MIXED.search(text))
@@ -73,8 +78,7 @@ def find_gibberish(reading: Reading, style: Style) -> str:
     return _crumbs(text) if style == "prose" else ""
 
 
-def _glued(text: str) -> list[str]:
-    shape = text.encode("ascii", "replace").translate(_SHAPE)
+def _glued(text: str, shape: bytes) -> list[str]:
     if b"aaAa" not in shape and b"aaaa0" not in shape:
         return []
     words = [word for word in text.split() if len(word) < 25 and _GLUED.search(word)]

@@ -9,6 +9,7 @@ from joycap_vllm.prompts import Style
 
 _SENTENCE_END = re.compile(r"[^\W\d_]{2}[.!?](?:\s|\Z)")
 _PROSE = 0.25  # share of function words from which a text is sentences; tag lists stay below 0.1
+_PROSE_OF_NAMES = 0.15  # the same where several sentences end
 _LIST = 0.06
 _WORDS_LEAST = 6
 _ITEMS_LEAST = 12
@@ -26,7 +27,8 @@ def find_wrong_form(reading: Reading, style: Style) -> str:
     items = text.count(",") + 1
     sentences = bool(_SENTENCE_END.search(text))
     listed = items >= _FEW_ITEMS and words <= _ITEM_WORDS * items and not sentences
-    if style == "tags" and words >= _WORDS_LEAST and share >= _PROSE and not listed:
+    least = _PROSE_OF_NAMES if len(_SENTENCE_END.findall(text)) >= 2 else _PROSE
+    if style == "tags" and words >= _WORDS_LEAST and share >= least and not listed:
         return f"tags were asked for, and {share:.0%} of its words are those of sentences"
     if style != "prose" or share >= _LIST or sentences:
         return ""

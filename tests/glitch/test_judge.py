@@ -230,6 +230,7 @@ def test_another_language_is_found_unless_the_prompt_allows_it(text: str) -> Non
     [
         "weighs GalaxyIngredient attacksilitarian Union505 excludes Perry calming morphineRival "
         "freelance deviations705 Turin spacWraith persist paralysis entrepreneurs baconExc lastly",
+        "|| /~ a_ -- {{ ;; |_|_ ,,/ }} [] ^^ %% $$ ~~ b ## @@ !! == +- -+ &&",
         "to a,, new do s is and d t,, in in is, r is to and,, h to a and is is t.. fo",
     ],
 )
