@@ -67,7 +67,7 @@ def find_gibberish(reading: Reading, style: Style) -> str:
     glued = _glued(text, shape) if count >= _SHORT else []
     share = sum(not _NAME.match(word) for word in glued) / max(count, 1)
     run = _bare_run(reading) if style != "tags" and count >= _SHORT else 0
-    mixed = not text.isascii() and bool(_FOREIGN_LETTER.search(text) and _MIXED.search(text))
+    mixed = reading.is_foreign and bool(_MIXED.search(text))
     strong = sum(bool(_STRONG.search(word)) for word in glued)
     signs = (len(glued) >= _GLUED_SHARE * count) + (share >= 0.1) + min(strong, 2)
     signs += mixed + ("\ufffd" in text)
@@ -128,7 +128,7 @@ def find_language(reading: Reading, prompt: str | None) -> str:
     if prompt and (_ASKED.search(prompt) or _is_foreign(prompt)):
         return ""
     plain = reading.unquoted
-    if not plain.isascii() and _FOREIGN_LETTER.search(plain):
+    if reading.is_foreign:
         found = _FOREIGN_SENTENCE.search(plain)
         if found:
             return f"it goes on in another script: {shown(found.group())}"

@@ -23,19 +23,23 @@ _OVER_WORDS = 15
 def find_wrong_form(reading: Reading, style: Style) -> str:
     """The evidence of an answer in the wrong form, or an empty text."""
     words, share = len(reading.words), reading.sentence_share
+    doubtful = share >= _PROSE_OF_NAMES if style == "tags" else style == "prose" and share < _LIST
+    if not doubtful or words < _WORDS_LEAST:
+        return ""
     text = reading.text.strip().removesuffix(".")
     items = text.count(",") + 1
-    sentences = bool(_SENTENCE_END.search(text))
-    listed = items >= _FEW_ITEMS and words <= _ITEM_WORDS * items and not sentences
-    least = _PROSE_OF_NAMES if len(_SENTENCE_END.findall(text)) >= 2 else _PROSE
-    if style == "tags" and words >= _WORDS_LEAST and share >= least and not listed:
-        return f"tags were asked for, and {share:.0%} of its words are those of sentences"
-    if style != "prose" or share >= _LIST or sentences:
+    ends = len(_SENTENCE_END.findall(text))
+    if style == "tags":
+        listed = items >= _FEW_ITEMS and words <= _ITEM_WORDS * items and not ends
+        if (share >= _PROSE or ends >= 2) and not listed:
+            return f"tags were asked for, and {share:.0%} of its words are those of sentences"
+        return ""
+    if ends:
         return ""
     if items >= _ITEMS_LEAST and words <= 3 * items:
         return f"prose was asked for, and it is a list of {items} items"
     joined = sum("_" in word for word in reading.words)
-    if words >= _WORDS_LEAST and joined >= 0.3 * words:
+    if joined >= 0.3 * words:
         return f"prose was asked for, and {joined} of {words} words are tags with underscores"
     return ""
 

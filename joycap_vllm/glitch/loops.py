@@ -225,11 +225,11 @@ def _alike(grams: Sequence[_Gram], lower: str) -> str:
     """Phrases in a row that differ in one word: nobody lists a dozen things so."""
     if Counter(grams).most_common(1)[0][1] < _ALIKE * 2 // 3:
         return ""
-    phrases = [_TOKEN.findall(phrase) for phrase in _SPLIT.split(lower)]
+    phrases = [phrase.split() for phrase in _SPLIT.split(lower)]
     run = 1
     for one, other in pairwise(phrases):
         same = [a for a, b in zip(one, other, strict=False) if a == b]
-        plain = len(one) == len(other) >= 4 and not any(token[0].isdigit() for token in other)
+        plain = len(one) == len(other) >= 4 and not any(map(str.isdigit, "".join(other)))
         words = sum(token[0].isalpha() for token in same)
         alike = plain and words >= 2 and len(other) - len(same) <= max(1, len(other) // 4)
         run = run + 1 if alike else 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from functools import cached_property
 
-_QUOTED = re.compile(
-    r'"[^"\n]{0,400}+"|“[^“”\n]{0,400}+”|«[^«»\n]{0,400}+»|「[^「」\n]{0,400}+」'
+_QUOTED = re.compile(r'"[^"\n]{0,400}+"')
+_OTHER_QUOTED = re.compile(
+    r"“[^“”\n]{0,400}+”|«[^«»\n]{0,400}+»|「[^「」\n]{0,400}+」"
     r"|(?<![\w'])'(?:[^'\n]|'(?=\w)){2,200}'(?!\w)|‘[^‘’\n]{0,200}+’"
 )
-_QUOTES = ('"', "“", "«", "「", "‘", " '", "\n'", "('")  # an apostrophe opens nothing
+_OTHER_QUOTES = ("“", "«", "「", "‘", " '", "\n'", "('")  # an apostrophe opens nothing
+_FOREIGN = re.compile("[\u0370-\u1aff\u1f00-\u1fff\u3040-\uabff\uac00-\ud7ff]")
 _LEAST = 3  # words outside of quotations
 _POST = re.compile(r"(?<!\w)#[A-Za-z]\w+|[\U0001f300-\U0001faff\u2600-\u27bf]")
 # The words that hold English sentences together; a tag list has few of them.
@@ -45,10 +47,19 @@ class Reading:
     def unquoted(self) -> str:
         """The text with quoted stretches emptied: what is read in a picture is not said by the
         model. What is nothing but a quotation is said by it."""
-        if not any(mark in self.text for mark in _QUOTES):
-            return self.text
-        rest = _QUOTED.sub('""', self.text)
+        parts = self.text.split('"')
+        if len(parts) % 2 and all(len(p) <= 400 and "\n" not in p for p in parts[1::2]):
+            rest = '""'.join(parts[::2])
+        else:
+            rest = _QUOTED.sub('""', self.text)
+        if any(mark in rest for mark in _OTHER_QUOTES):
+            rest = _OTHER_QUOTED.sub('""', rest)
         return rest if len(rest.replace('""', " ").split()) >= _LEAST else self.text
+
+    @cached_property
+    def is_foreign(self) -> bool:
+        """Whether it holds a letter of another script than Latin."""
+        return not self.text.isascii() and bool(_FOREIGN.search(self.text))
 
     @cached_property
     def is_post(self) -> bool:

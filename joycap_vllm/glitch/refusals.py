@@ -80,23 +80,24 @@ _LACKS = re.compile(
 )
 # Most captions hold none of these, and need no closer look.
 _BEGINS = (
-    *("i ", "i'", "i’", "we ", "we'", "sorry", "apolog", "as a", "as l"),
-    *(
-        "please",
-        "you ",
-        "request",
-        "content",
-        "prompt",
-        "unable",
-        "cannot",
-        "t able",
-        "appropriate",
-    ),
-    *("my ", "material", "something"),
+    *(" i ", " i'", " i’", " we ", " we'", "sorry", "apolog", " as a", " as l", " my ", " you "),
+    *("please", "request", "prompt", "unable", "cannot", "t able", "appropriate", "something"),
+    *("allowed", "permitted", "violates", "goes against", "'t be", "’t be"),
 )
 _OF_SELF = (
     *(" I ", " I'", " I’", "\nI ", "\nI'", "\nI’", "AI", "language model"),
     *("rtificial", "hatbot", "irtual assistant"),
+)
+_NO = (
+    " not ",
+    "n't ",
+    "n’t ",
+    "no image",
+    "no picture",
+    "no photo",
+    "No image",
+    "No picture",
+    "cannot ",
 )
 _OF_LACK = ("provided", "attached", "uploaded", "shared", "loaded", "included", "t see ")
 
@@ -106,12 +107,12 @@ def find_refusal(reading: Reading, finish_reason: str | None) -> str:
     if finish_reason == "content_filter":
         return "the server's filter stopped it"
     plain = reading.unquoted
-    head = plain[:_HEAD].lower()
+    head = f" {plain[:_HEAD].lower()}"
     found = None
     if any(sign in head for sign in _BEGINS):
         found = _AT_THE_START.search(plain[:_HEAD])
     if found is None and any(sign in plain for sign in _OF_SELF):
         found = _ANYWHERE.search(plain)
-    if found is None and any(sign in plain for sign in _OF_LACK):
+    if found is None and any(n in plain for n in _NO) and any(sign in plain for sign in _OF_LACK):
         found = _LACKS.search(plain)
     return f"it says {shown(found.group())}" if found and not reading.is_post else ""
