@@ -16,7 +16,7 @@ from PIL import Image
 from joycap_vllm.cli import app, with_default_model
 from joycap_vllm.prompts import build_prompt
 
-from fault_server import FaultServer
+from fault_server import FaultServer, say
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -131,6 +131,20 @@ def test_flags_may_come_from_the_environment(
         ".joycap", "a.png", "a.caption", "a.booru-like-tag-list.caption",
     }  # fmt: skip
     assert len(server.asked) == 2
+
+
+def test_tags_in_the_environment_may_hold_spaces(
+    tmp_path: Path, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    server.script = lambda _: say("1girl, long hair, plain picture, smile")
+    monkeypatch.setenv("JOYCAP_ALWAYS_FIRST", "long hair,smile")
+    monkeypatch.setenv("JOYCAP_UNDESIRED", "plain picture\nshort hair")
+    joycap(
+        "caption", tmp_path, "--base-url", server.url, "--type", "booru-like-tag-list", "--no-check"
+    )
+
+    assert (tmp_path / "a.txt").read_text() == "long hair, smile, 1girl"
 
 
 def test_a_wrong_use_names_what_is_wrong_and_what_there_is() -> None:
