@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -83,14 +84,42 @@ def _is_input(argument: str) -> bool:
 
 
 def main() -> None:
-    """Entry point of the `joycap` command; ends the process with a code of the design."""
+    """Entry point of the `joycap` command; ends the process with a code of the design.
+
+    Where stdout cannot be written (a full disk, a reader that went away) that is 1. A stream that
+    is closed is like /dev/null.
+    """
+    _open_closed_streams()
     try:
         app(args=with_default_model(sys.argv[1:]), prog_name="joycap")
     except errors.JoycapError as error:
-        typer.echo(f"joycap: {error}", err=True)
+        _tell(str(error))
         sys.exit(next(code for kind, code in EXIT_CODES if isinstance(error, kind)))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        if not isinstance(error, BrokenPipeError):
+            _tell(f"the output cannot be written: {error.strerror or error}")
+        # What is left in the buffers would fail once more when they are closed.
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         sys.exit(1)
+
+
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError):
+        typer.echo(f"joycap: {text}", err=True)
+
+
+def _open_closed_streams() -> None:
+    """Else the next file that is opened would take the stream's number, and what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))

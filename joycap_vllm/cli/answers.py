@@ -3,11 +3,23 @@ way into sidecars (the journal keeps the model's text)."""
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
 import typer
 
 TAGS = "Tags and prose"
+
+
+def _tags(
+    context: typer.Context, flag: typer.CallbackParam, value: list[str] | None
+) -> list[str] | None:
+    """The variable of a flag as one value: it was split at spaces, which tags hold."""
+    source = context.get_parameter_source(flag.name or "")
+    if source is None or source.name != "ENVIRONMENT":
+        return value
+    return [os.environ[str(flag.envvar)]]
+
 
 MaxGlitchRate = Annotated[
     str,
@@ -37,20 +49,23 @@ TagSeparator = Annotated[
 AlwaysFirst = Annotated[
     list[str] | None,
     typer.Option(
+        callback=_tags,
         metavar="TAG",
         envvar="JOYCAP_ALWAYS_FIRST",
         rich_help_panel=TAGS,
-        help="Tag that goes first where it is there, or several with commas; repeatable.",
+        help="Tag that goes first where it is there, or several with commas (so in the "
+        "environment too); repeatable.",
     ),
 ]
 Undesired = Annotated[
     list[str] | None,
     typer.Option(
+        callback=_tags,
         metavar="TAG",
         envvar="JOYCAP_UNDESIRED",
         rich_help_panel=TAGS,
-        help="Tag to leave out, or several with commas; repeatable. Capitals do not matter, "
-        "nor does _ for a space.",
+        help="Tag to leave out, or several with commas (so in the environment too); "
+        "repeatable. Capitals do not matter, nor does _ for a space.",
     ),
 ]
 DedupeTags = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -120,11 +121,12 @@ def lint(
       zcat captions.jsonl.gz | joycap lint --jsonl -
 
     Exit codes: 0 all are ok (with --fix: or are now), 1 some are not, 2 wrong usage; with --fix
-    also those of `joycap caption`.
+    also those of `joycap caption`; 130 interrupted.
     """
     from joycap_vllm.cli.linting import LintFlags, run_lint
     from joycap_vllm.cli.options import AskFlags
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that processes end in order
     ask = AskFlags(
         base_urls=base_urls,
         serve=serve,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from joycap_vllm.cli.running import say
 from joycap_vllm.job import Report
+from joycap_vllm.job.timeline import moment
 
 
 def show_report(report: Report) -> None:
@@ -39,7 +39,7 @@ def show_report(report: Report) -> None:
     intervals = report.timeline.intervals(12)
     if len(intervals) > 1:
         rows = (
-            (_moment(i.start), f"{i.captions_per_second:.1f}", i.counts.requests,
+            (moment(i.start), f"{i.captions_per_second:.1f}", i.counts.requests,
              _part(i.counts.glitches, i.counts.answers))
             for i in intervals
         )  # fmt: skip
@@ -69,10 +69,6 @@ def _shown(value: object) -> str:
 
 def _part(count: int, of: int) -> str:
     return f"{count / of:.1%}" if of > 0 else "-"
-
-
-def _moment(seconds: float) -> str:
-    return time.strftime("%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def _seconds(milliseconds: float | None) -> str:

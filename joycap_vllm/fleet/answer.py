@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from joycap_vllm.errors import TransportError
+from joycap_vllm.fleet.hiding import without_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,12 @@ class Answer:
     prompt_token_ids: tuple[int, ...] | None = None
 
 
-def read_answer(content: bytes) -> Answer:
+def read_answer(content: bytes, *, key: str | None = None) -> Answer:
     """Reads the body of a chat completion.
+
+    Args:
+        content: The body.
+        key: The API key, which no error tells.
 
     Raises:
         TransportError: The body is none: cut off, not JSON, or of another shape.
@@ -64,7 +69,7 @@ def read_answer(content: bytes) -> Answer:
             prompt_token_ids=tuple(ids) if ids else None,
         )
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
-        shown = content[:80].decode("utf-8", "replace")
+        shown = without_key(content.decode("utf-8", "replace"), key)[:80]
         raise TransportError(f"the answer is no chat completion: {shown!r}") from error
 
 

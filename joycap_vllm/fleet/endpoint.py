@@ -30,6 +30,7 @@ from joycap_vllm.errors import (
     UsageError,
 )
 from joycap_vllm.fleet.answer import Answer, read_answer
+from joycap_vllm.fleet.hiding import without_key
 
 CONTROL_TIMEOUT = 10.0  # seconds for health, models and metrics
 # Idle connections are closed before the server closes them: uvicorn does so after 5 s by default,
@@ -62,13 +63,18 @@ def normal_url(url: str) -> str:
     """`host:8000` and `http://host:8000/` both become `http://host:8000/v1`.
 
     Raises:
-        UsageError: It is no http(s) address.
+        UsageError: It is no http(s) address, or holds more than one: a password, a query.
     """
     url = url.strip().rstrip("/")
     if "://" not in url:
         url = f"http://{url}"
     if "@" in url:
         raise UsageError("a base URL holds no password; the API key goes into OPENAI_API_KEY")
+    if "?" in url or "#" in url:
+        raise UsageError(
+            "a base URL ends with its path: leave out what follows ? or #; the API key goes into "
+            "OPENAI_API_KEY"
+        )
     try:
         parts = urlsplit(url)
         known = parts.scheme in ("http", "https") and _HOST.fullmatch(parts.hostname or "")
@@ -93,7 +99,7 @@ class Endpoint:
         self.url = normal_url(url)
         self.root = self.url.removesuffix("/v1")
         self.abilities = Abilities(model="")
-        key = api_key or "none"
+        self._key = api_key
         limits = httpx2.Limits(
             max_connections=connections,
             max_keepalive_connections=connections,
@@ -101,7 +107,7 @@ class Endpoint:
         )
         self._client = AsyncOpenAI(
             base_url=self.url,
-            api_key=key,
+            api_key=api_key or "none",
             max_retries=0,
             timeout=httpx2.Timeout(None, connect=CONTROL_TIMEOUT),
             http_client=DefaultAioHttpClient(limits=limits, trust_env=not self.loopback),
@@ -145,17 +151,18 @@ class Endpoint:
                     content=body,
                     options={"headers": {"Content-Type": "application/json"}},
                 )
-            return read_answer(response.content)
+            return read_answer(response.content, key=self._key)
         except TimeoutError as error:
             raise TransportError(f"no answer within {deadline:.0f} s") from error
         except AuthenticationError as error:
             raise NoEndpointError(self._key_refused()) from error
         except APIStatusError as error:
-            raise sorted_status(error.response) from error
+            raise sorted_status(error.response, key=self._key) from error
         except APIConnectionError as error:
-            raise _sorted_connection(error) from error
+            raise _sorted_connection(error, self._key) from error
         except (APIResponseValidationError, httpx2.HTTPError, OSError) as error:
-            raise TransportError(f"the answer broke off: {error}") from error
+            words = without_key(str(error), self._key)
+            raise TransportError(f"the answer broke off: {words}") from error
 
     async def probe(self, model: str | None) -> Abilities:
         """Asks what the server is, and keeps the answer.
@@ -215,7 +222,7 @@ class Endpoint:
         try:
             response = await self._control.get(f"{self.url}/models")
         except (httpx2.HTTPError, OSError) as error:
-            words = str(error) or type(error).__name__
+            words = without_key(str(error), self._key) or type(error).__name__
             proxies = [n for n in _PROXIES if os.environ.get(n)]
             way = f" (through {', '.join(proxies)})" if proxies and not self.loopback else ""
             raise NoEndpointError(f"{self.url} cannot be reached{way}: {words}") from error
@@ -224,7 +231,7 @@ class Endpoint:
         if response.status_code in (404, 405, 501):
             return []
         if response.status_code != 200:
-            raise NoEndpointError(f"{self.url} answers {message_of(response)}")
+            raise NoEndpointError(f"{self.url} answers {message_of(response, self._key)}")
         try:
             rows = response.json()["data"]
         except (ValueError, KeyError, TypeError) as error:
@@ -246,9 +253,9 @@ class Endpoint:
         return response.text if response.status_code == 200 else ""
 
 
-def sorted_status(response: httpx2.Response) -> RequestError:
-    """The error of an HTTP status, by what can be done about it."""
-    status, words = response.status_code, message_of(response)
+def sorted_status(response: httpx2.Response, *, key: str | None = None) -> RequestError:
+    """The error of an HTTP status, by what can be done about it; it does not tell the API key."""
+    status, words = response.status_code, message_of(response, key)
     if status in (429, 503):
         return FullError(words, _seconds(response.headers.get("retry-after")))
     # 403 and 404 may be about one request or about all: whether others are answered will tell.
@@ -257,24 +264,26 @@ def sorted_status(response: httpx2.Response) -> RequestError:
     return TransportError(words)
 
 
-def message_of(response: httpx2.Response) -> str:
-    """The server's words: OpenAI's error object, a bare string, or what else it sent."""
+def message_of(response: httpx2.Response, key: str | None = None) -> str:
+    """The server's words: OpenAI's error object, a bare string, or what else it sent; without the
+    API key."""
     try:
         error = response.json()
         error = error.get("error", error.get("detail", error))
         words = error.get("message") if isinstance(error, dict) else error
     except (ValueError, AttributeError):
         words = response.text
-    return f"HTTP {response.status_code}: {str(words or 'no reason given').strip()[:500]}"
+    told = without_key(str(words or "no reason given"), key).strip()
+    return f"HTTP {response.status_code}: {told[:500]}"
 
 
-def _sorted_connection(error: APIConnectionError) -> TransportError:
+def _sorted_connection(error: APIConnectionError, key: str | None) -> TransportError:
     cause: BaseException = error
     while cause.__cause__ is not None and not isinstance(cause, aiohttp.ClientConnectorError):
         cause = cause.__cause__
     if isinstance(cause, aiohttp.ClientConnectorError):
         return UnreachableError(f"cannot connect: {cause}")
-    return TransportError(f"the connection broke: {cause}")
+    return TransportError(f"the connection broke: {without_key(str(cause), key)}")
 
 
 def _seconds(header: str | None) -> float | None:

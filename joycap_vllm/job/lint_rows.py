@@ -19,7 +19,7 @@ from joycap_vllm.job.lint import Findings, Notes
 from joycap_vllm.job.pool import in_order
 from joycap_vllm.prompts import Style
 
-LONGEST = 1 << 26  # bytes of a row; a longer one is passed over unread
+LONGEST = 1 << 24  # bytes of a row; a longer one is passed over unread
 _BLOCK = 1 << 18  # bytes of rows that are judged together
 _STYLES = ("prose", "tags", "mixed")
 _STDIN = "-"

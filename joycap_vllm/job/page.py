@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import re
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from itertools import islice
@@ -14,7 +13,7 @@ from typing import Any
 
 from joycap_vllm.job.report import Report, Troubled
 from joycap_vllm.job.thumbnails import find_image, thumbnails
-from joycap_vllm.job.timeline import Interval
+from joycap_vllm.job.timeline import Interval, moment
 from joycap_vllm.outputs import write_atomically
 
 _CSS = Path(__file__).with_name("report.css")
@@ -84,7 +83,7 @@ def _head(report: Report) -> str:
     tiles = "".join(f"<div><dt>{text(n)}</dt><dd>{text(v)}</dd></div>" for n, v in facts)
     about = []
     if report.seconds:
-        began, ended = _moment(report.timeline.began), _moment(report.timeline.ended)
+        began, ended = moment(report.timeline.began), moment(report.timeline.ended)
         about.append(f"{began} to {ended}")
     if report.models:
         about.append(", ".join(report.models))
@@ -107,13 +106,13 @@ def _timeline(intervals: Sequence[Interval]) -> str:
             f"{interval.captions_per_second:.1f} captions/s, {counts.glitch_rate:.1%} bad answers"
         )
         bars.append(
-            f"<g><title>{_moment(interval.start)}: {told}</title>"
+            f"<g><title>{moment(interval.start)}: {told}</title>"
             f'<rect class="rate" x="{number * 10}" y="{100 - high:.2f}" width="6" '
             f'height="{high:.2f}"/><rect class="bad" x="{number * 10 + 6.5}" y="{100 - bad:.2f}" '
             f'width="2" height="{bad:.2f}"/></g>'
         )
         rows.append((
-            _moment(interval.start), f"{interval.captions_per_second:.1f}", counts.outcomes,
+            moment(interval.start), f"{interval.captions_per_second:.1f}", counts.outcomes,
             counts.requests, f"{counts.glitch_rate:.1%}",
         ))  # fmt: skip
     table = _table(("from", "captions/s", "tasks", "requests", "bad answers"), rows)
@@ -217,13 +216,6 @@ def _task(task: Troubled, record: dict[str, Any]) -> str:
         f'<span class="soft">{text(task.prompt)}</span></p>{why}{quote}{details if rows else ""}'
         "</section>"
     )
-
-
-def _moment(seconds: float) -> str:
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-    except (ValueError, OverflowError, OSError):
-        return "?"
 
 
 def _duration(milliseconds: object) -> str:

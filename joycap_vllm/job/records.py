@@ -14,6 +14,12 @@ import platformdirs
 
 from joycap_vllm.errors import OutputError
 
+_TEXTS = ("fp", "caption", "glitch", "why", "finish", "model", "asked", "stem")
+_ATTEMPT_TEXTS = ("glitch", "error", "endpoint", "finish")
+_TOKENS = ("prompt", "cached", "completion")
+_LAST_MOMENT = 253_370_000_000  # seconds since 1970: in the year 9998
+_LONGEST = 1e12  # milliseconds: 30 years
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -60,7 +66,8 @@ def state_folder(out: Path) -> Path:
 def read_file(
     path: Path, on_damaged: Callable[[], None] | None = None
 ) -> Iterator[tuple[dict[str, Any], int, int]]:
-    """Every whole record of one file with its offset and length; damaged lines are passed over.
+    """Every whole record of one file with its offset and length; damaged lines, and those whose
+    values are of other types than a record's, are passed over.
 
     A last line without its end is no damage: somebody may be writing it.
 
@@ -94,8 +101,39 @@ def _record_of(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(data, dict):
         return None
-    names = (data.get("key"), data.get("prompt"), data.get("outcome"))
-    return data if all(isinstance(name, str) for name in names) else None
+    named = all(isinstance(data.get(name), str) for name in ("key", "prompt", "outcome"))
+    return data if named and _fits(data) else None
+
+
+def _fits(data: dict[str, Any]) -> bool:
+    """Whether all that is read of a record is of its type, or missing."""
+    usage, image, attempts = data.get("usage"), data.get("image"), data.get("attempts")
+    at = data.get("t")
+    return (
+        _are(data, _TEXTS, str)
+        and (at is None or (_are(data, ("t",), (int, float)) and 0 <= at < _LAST_MOMENT))
+        and (usage is None or (isinstance(usage, dict) and _are(usage, _TOKENS, int)))
+        and (image is None or (isinstance(image, dict) and _is_image(image)))
+        and (attempts is None or (isinstance(attempts, list) and all(map(_is_attempt, attempts))))
+    )
+
+
+def _is_image(image: dict[str, Any]) -> bool:
+    return _are(image, ("sha256",), str) and _are(image, ("bytes",), int)
+
+
+def _is_attempt(attempt: object) -> bool:
+    return (
+        isinstance(attempt, dict)
+        and _are(attempt, _ATTEMPT_TEXTS, str)
+        and _are(attempt, ("ms",), (int, float))
+        and 0 <= (attempt.get("ms") or 0) < _LONGEST
+    )
+
+
+def _are(data: dict[str, Any], names: tuple[str, ...], kind: type | tuple[type, ...]) -> bool:
+    values = (data.get(name) for name in names)
+    return all(value is None or isinstance(value, kind) for value in values)
 
 
 def read_records(folder: Path) -> dict[tuple[str, str], Record]:

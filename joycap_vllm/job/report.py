@@ -18,6 +18,7 @@ from joycap_vllm.errors import UsageError
 from joycap_vllm.job.records import read_file, state_folder
 from joycap_vllm.job.timeline import Counts, Latencies, Timeline
 
+_MOST_TOKENS = 1 << 32  # of one task; what is more is no count
 _REASONS = 1000  # reasons of failures that are told apart
 
 
@@ -201,7 +202,7 @@ class _Reading:
             self.report.timeline.add(at, happened)
         usage = _dicts([data.get("usage")])
         for name in ("prompt", "cached", "completion"):
-            self.report.tokens[name] += sum(int(_number(one.get(name))) for one in usage)
+            self.report.tokens[name] += sum(_tokens(one.get(name)) for one in usage)
         if data.get("model"):
             self.report.models[sys.intern(str(data["model"]))] += 1
         tasks = self._latest.setdefault(prompt, {})
@@ -240,6 +241,11 @@ class _Reading:
 def _dicts(value: object) -> list[dict[str, Any]]:
     """Journals of other versions, or damaged ones, may hold anything."""
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _tokens(value: object) -> int:
+    """Servers may say anything; sums of this still fit into 64 bits."""
+    return value if isinstance(value, int) and 0 <= value <= _MOST_TOKENS else 0
 
 
 def _number(value: object) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from dataclasses import dataclass
 
@@ -87,6 +88,14 @@ class Timeline:
                 wider.setdefault(int(start // _WIDTHS[index]), Counts()).add(counts)
             cells = wider
         return index, cells
+
+
+def moment(seconds: float) -> str:
+    """A moment in seconds since 1970 as local date and time; `?` where no calendar has it."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (ValueError, OverflowError, OSError):
+        return "?"
 
 
 class Latencies:

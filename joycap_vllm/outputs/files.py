@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from joycap_vllm.errors import OutputError
@@ -13,7 +14,8 @@ from joycap_vllm.errors import OutputError
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a whole file or nothing: a temporary name in the same folder, sync, rename.
 
-    A symbolic link stays one; what it points to is written.
+    A symbolic link stays one; what it points to is written. A file that was there before keeps its
+    mode, and its owner where that is allowed.
 
     Raises:
         OutputError: The disk is full, or the folder cannot be written.
@@ -24,6 +26,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             with os.fdopen(descriptor, "wb") as file:
+                _take_after(path, descriptor)
                 file.write(data)
                 file.flush()
                 os.fdatasync(file.fileno())
@@ -36,3 +39,15 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise OutputError(
             f"{path} cannot be written: {error.strerror or error}", error.errno
         ) from error
+
+
+def _take_after(path: Path, descriptor: int) -> None:
+    try:
+        old = path.stat()
+    except FileNotFoundError:
+        return
+    for owner, group in ((-1, old.st_gid), (old.st_uid, -1)):
+        with contextlib.suppress(OSError):
+            os.fchown(descriptor, owner, group)
+    with contextlib.suppress(OSError):  # some network file systems know no modes
+        os.fchmod(descriptor, stat.S_IMODE(old.st_mode) & 0o777)

@@ -16,7 +16,7 @@ from PIL import Image
 from joycap_vllm.cli import app, with_default_model
 from joycap_vllm.prompts import build_prompt
 
-from fault_server import FaultServer
+from fault_server import FaultServer, say
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -131,6 +131,49 @@ def test_flags_may_come_from_the_environment(
         ".joycap", "a.png", "a.caption", "a.booru-like-tag-list.caption",
     }  # fmt: skip
     assert len(server.asked) == 2
+
+
+def test_tags_in_the_environment_may_hold_spaces(
+    tmp_path: Path, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    server.script = lambda _: say("1girl, long hair, plain picture, smile")
+    monkeypatch.setenv("JOYCAP_ALWAYS_FIRST", "long hair,smile")
+    monkeypatch.setenv("JOYCAP_UNDESIRED", "plain picture\nshort hair")
+    joycap(
+        "caption", tmp_path, "--base-url", server.url, "--type", "booru-like-tag-list", "--no-check"
+    )
+
+    assert (tmp_path / "a.txt").read_text() == "long hair, smile, 1girl"
+
+
+def in_shell(tail: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    call = "from joycap_vllm.cli import main; main()"
+    shell = ["sh", "-c", f'"$@" {tail}', "sh", sys.executable, "-c", call, *map(str, arguments)]
+    return subprocess.run(shell, capture_output=True, text=True, timeout=50, check=False)
+
+
+@pytest.mark.parametrize("arguments", [["lint", "FOLDER"], ["prompts"], ["--help"], ["--version"]])
+def test_an_output_that_cannot_be_written_is_said_in_one_line(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("A red square lies on a white ground.")
+    done = in_shell(">/dev/full", *(str(tmp_path) if a == "FOLDER" else a for a in arguments))
+
+    assert done.stderr == "joycap: the output cannot be written: No space left on device\n"
+    assert done.returncode == 1
+
+
+def test_a_closed_stream_is_like_dev_null(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("A red square lies on a white ground.")
+    journal = tmp_path / "journal-host-1.jsonl"
+    journal.write_text('{"key": "a", "prompt": "d", "outcome": "failed"}\n')
+    judged, told = in_shell(">&-", "lint", tmp_path), in_shell(">&-", "report", journal)
+
+    assert (judged.returncode, told.returncode) == (0, 0)
+    assert "1 captions, 0 glitches" in judged.stderr
+    assert "1 tasks: 1 failed" in told.stderr
+    assert json.loads(in_shell("2>&- <&-", "lint", tmp_path).stdout)["ok"]
 
 
 def test_a_wrong_use_names_what_is_wrong_and_what_there_is() -> None:

@@ -156,7 +156,8 @@ def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
     assert process.returncode == 1
 
 
-def test_ctrl_c_ends_it_with_130_and_no_traceback(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_130_and_no_word(tmp_path: Path, number: signal.Signals) -> None:
     file = many_rows(tmp_path / "rows.jsonl", 20_000)
     command = [*COMMAND, "--jsonl", str(file), "--workers", "2"]
     with subprocess.Popen(
@@ -165,7 +166,10 @@ def test_ctrl_c_ends_it_with_130_and_no_traceback(tmp_path: Path) -> None:
         assert process.stdout is not None
         for _ in range(1000):  # by then the workers are at it
             process.stdout.readline()
-        os.killpg(process.pid, signal.SIGINT)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does
+        else:
+            process.send_signal(number)
         _, said = process.communicate(timeout=30)
 
     assert (process.returncode, said) == (130, b"")

@@ -12,6 +12,7 @@ from joycap_vllm.errors import (
     FullError,
     NoEndpointError,
     RejectedError,
+    RequestError,
     TransportError,
     UnreachableError,
     UsageError,
@@ -87,6 +88,27 @@ async def test_every_failure_is_sorted_by_what_can_be_done(
         with pytest.raises(error, match=words):
             await endpoint.send(body(), 0.5)
         await endpoint.close()
+
+
+@pytest.mark.parametrize(
+    "reaction",
+    [
+        fail(400, "key sk-SE/CRET is over quota"),
+        fail(503, "key sk-SE%2FCRET is over quota"),
+        fail(500, "x" * 490 + " sk-SE/CRET"),
+        fail(403, "key sk-SE/CRET"),
+        Reaction(garbage=b"<html>key sk-SE/CRET"),
+        Reaction(garbage=b"<html>" + b"x" * 70 + b"sk-SE/CRET"),
+    ],
+)
+async def test_a_key_that_the_server_repeats_is_not_told(reaction: Reaction) -> None:
+    with serving(lambda _: reaction) as server:
+        endpoint = Endpoint(server.url, api_key="sk-SE/CRET")
+        with pytest.raises(RequestError) as caught:
+            await endpoint.send(body(), 5)
+        await endpoint.close()
+
+    assert "sk-" not in str(caught.value)
 
 
 async def test_a_full_server_may_say_for_how_long() -> None:
@@ -192,6 +214,14 @@ def test_what_is_no_url_is_a_usage_error(wrong: str) -> None:
 def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
     with pytest.raises(UsageError) as caught:
         normal_url("http://user:secret@gpu:8000/v1")
+
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rest", ["?api_key=secret", "/v1#secret", "/v1?a=secret&b"])
+def test_a_query_in_a_url_is_refused_and_not_repeated(rest: str) -> None:
+    with pytest.raises(UsageError, match="OPENAI_API_KEY") as caught:
+        normal_url(f"http://gpu:8000{rest}")
 
     assert "secret" not in str(caught.value)
 

@@ -219,6 +219,24 @@ def test_no_secret_is_shown_and_a_line_feed_behind_a_key_does_no_harm(
     assert "PASS" not in url.stderr
 
 
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_key_that_a_server_repeats_gets_into_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    make_pictures(tmp_path, 2)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-SECRETSECRET")
+    with serving(lambda _: fail(status, "bad: key sk-SECRETSECRET is over quota")) as server:
+        flags = ["--base-url", server.url, "--no-check", "--retries", "1", "--json"]
+        done = joycap("caption", tmp_path, *flags, code=1)
+    told = joycap("report", tmp_path, "--json", "--html", tmp_path / "page.html")
+    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    said = [done.stdout, done.stderr, told.stdout, told.stderr]
+
+    assert any(b"key *** is over quota" in data for data in files)
+    assert not [data for data in files if b"SECRET" in data]
+    assert not [text for text in said if "SECRET" in text]
+
+
 @pytest.mark.parametrize(
     "flags",
     [

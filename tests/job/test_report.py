@@ -21,8 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from joycap_vllm.cli.tables import show_report
 from joycap_vllm.errors import OutputError, UsageError
-from joycap_vllm.job import make_report, report_data, write_page
+from joycap_vllm.job import make_report, read_records, report_data, write_page
 from joycap_vllm.job.page import text
 from joycap_vllm.job.thumbnails import find_image, thumbnail
 from joycap_vllm.job.timeline import Counts, Latencies, Timeline
@@ -172,8 +173,8 @@ def test_damaged_lines_and_records_of_other_versions_are_counted_and_passed_over
         b'{"key": 1}',
         record("a"),
         {"key": "old", "prompt": "d", "outcome": "ok"},
-        record("odd", attempts=[None, 3, {"ms": "x"}], usage=[], t="yesterday", model=3),
-        record("odder", "failed", attempts="none", why=None, t=None),
+        record("odd", attempts=[{"ms": None}], usage=None, t=None, model=None),
+        record("odder", "failed", attempts=None, why=None, t=None),
     )
     with path.open("ab") as file:
         file.write(b'{"key": "torn')
@@ -183,6 +184,50 @@ def test_damaged_lines_and_records_of_other_versions_are_counted_and_passed_over
     assert report.outcomes == {"ok": 3, "failed": 1}
     assert page_of(tmp_path).tags["article"] == 1
     assert "3 damaged lines" in joycap("report", tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"attempts": 5},
+        {"attempts": [3]},
+        {"attempts": [attempt(ms="x")]},
+        {"attempts": [attempt(ms=1e308)]},
+        {"attempts": [attempt(endpoint=["x"])]},
+        {"t": "abc"},
+        {"t": 1e18},
+        {"t": -1e18},
+        {"t": [1]},
+        {"image": "abc"},
+        {"image": {"sha256": 5}},
+        {"stem": 7},
+        {"fp": {}},
+        {"glitch": []},
+        {"caption": 5},
+        {"usage": {"prompt": 1e300}},
+        {"usage": "abc"},
+    ],
+    ids=str,
+)
+def test_a_line_whose_values_are_of_other_types_is_damaged(
+    tmp_path: Path, odd: dict[str, Any]
+) -> None:
+    journal(tmp_path, record("a") | odd, looped("b", 2) | odd, looped("c", 2), record("d", t=2e9))
+    report = make_report([tmp_path])
+    show_report(report)
+    write_page(report, tmp_path / "page.html", title="Job")
+
+    assert json.loads(orjson.dumps(report_data(report)))["damaged"] == 2
+    assert report.outcomes == {"glitched": 1, "ok": 1}
+    assert {key for key, _ in read_records(tmp_path)} == {"c", "d"}
+
+
+def test_counts_beyond_all_measure_still_make_a_report(tmp_path: Path) -> None:
+    rows = [record(str(n), usage={"prompt": 2**63, "cached": -5, "completion": 7}) for n in (1, 2)]
+    journal(tmp_path, *rows)
+    data = json.loads(orjson.dumps(report_data(make_report([tmp_path]))))
+
+    assert (data["outcomes"], data["tokens"]["completion"]) == ({"ok": 2}, 14)
 
 
 def test_what_holds_no_journal_is_said(tmp_path: Path) -> None:

@@ -202,6 +202,16 @@ def test_prefix_and_suffix_stand_around_the_caption() -> None:
     assert dress("a dog", Dressing(prefix="photo of ", suffix=", 4k")) == "photo of a dog, 4k"
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o400])
+def test_a_file_that_is_replaced_keeps_its_mode(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one")
+    path.chmod(mode)
+    write_atomically(path, b"two")
+
+    assert (path.read_bytes(), path.stat().st_mode & 0o7777) == (b"two", mode)
+
+
 def test_a_file_is_written_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a.txt", b"one")
     write_atomically(tmp_path / "a.txt", b"two")
