@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from joycap_vllm.job.lint_sidecars import Files, Look, judge_files
 from joycap_vllm.job.plan import Plan
 from joycap_vllm.job.records import Record, read_records
 from joycap_vllm.job.settings import JobSettings
-from joycap_vllm.job.stored import StoredJob
+from joycap_vllm.job.stored import StoredJob, absolute
 from joycap_vllm.outputs import Target
 from joycap_vllm.sources import Source
 
@@ -45,7 +44,7 @@ def mend(job: StoredJob, bad: Sequence[Bad]) -> Mending:
         bad: The sidecars.
     """
     job = replace(job, on_glitch="skip", sidecars=replace(job.sidecars, existing="overwrite"))
-    wanted = {_absolute(each.path): each for each in bad}
+    wanted = {absolute(each.path): each for each in bad}
     records = read_records(job.state)
     plan = Plan(_everything(job, wanted), records)
     tasks: set[Task] = set()
@@ -85,10 +84,6 @@ def _is_changed(plan: Plan, target: Target, prompt: str, record: Record | None) 
     return not plan.sidecars.holds(target, prompt, record.caption())
 
 
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))  # noqa: PTH100 - keeps symlinks
-
-
 def by_job(
     bad: Iterable[Bad], given: Sequence[Path]
 ) -> Iterator[tuple[Path | None, Path, list[Bad]]]:
@@ -112,7 +107,7 @@ def by_job(
 
 def _given_folder(path: Path, given: Sequence[Path]) -> Path:
     around = [folder for folder in given if folder in path.parents]
-    return _absolute(min(around, key=lambda folder: len(folder.parts), default=path.parent))
+    return absolute(min(around, key=lambda folder: len(folder.parts), default=path.parent))
 
 
 def still_bad(bad: Iterable[Bad], look: Look, jobs: dict[Path, StoredJob]) -> int:

@@ -15,7 +15,7 @@ from joycap_vllm.glitch import Verdict, judge
 from joycap_vllm.job.guess import guess_style
 from joycap_vllm.job.lint import Bad, Findings, Notes
 from joycap_vllm.job.pool import in_order
-from joycap_vllm.job.stored import JOB_FILE, StoredJob, find_job, load_job
+from joycap_vllm.job.stored import JOB_FILE, StoredJob, absolute, find_job, load_job
 from joycap_vllm.outputs import undress
 from joycap_vllm.prompts import Prompt, Style
 
@@ -128,7 +128,7 @@ def _walk(folder: Path, look: Look, seen: set[tuple[int, int]]) -> Iterator[File
         if (status.st_dev, status.st_ino) in seen:
             return  # a link back to where the walk has been
         seen.add((status.st_dev, status.st_ino))
-        own = folder / ".joycap"
+        own = absolute(folder) / ".joycap"
         if (own / JOB_FILE).is_file():
             look = Look(look.style, look.extension, known_job(own))
         names, folders = _names(folder, look.ending)

@@ -26,10 +26,15 @@ from fault_server import Asked, FaultServer, Reaction, name_of, say, serving
 
 
 def fix(
-    folder: Path, server: FaultServer, *flags: str | Path, code: int = 0
+    folder: str | Path,
+    server: FaultServer,
+    *flags: str | Path,
+    code: int = 0,
+    cwd: Path | None = None,
 ) -> tuple[dict[str, Any], subprocess.CompletedProcess[str]]:
     """The summary of `joycap lint --fix`, and all that was said."""
-    done = joycap("lint", folder, "--fix", "--json", "--base-url", server.url, *flags, code=code)
+    asked = ["lint", folder, "--fix", "--json", "--base-url", server.url, *flags]
+    done = joycap(*asked, code=code, cwd=cwd)
     summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return summary, done
 
@@ -67,6 +72,43 @@ def test_bad_sidecars_are_mended_and_good_ones_stay_as_they_are(
     ]
     assert "2 of them were changed by hand" in done.stderr
     assert len(done.stdout.splitlines()) == 6 + 1
+
+
+@pytest.mark.parametrize("given", ["job", ".", "../job", "{}"])
+def test_a_folder_is_the_same_however_it_is_spelled(
+    tmp_path: Path, server: FaultServer, given: str
+) -> None:
+    folder = tmp_path / "job"
+    for number, name in enumerate(["b.png", "a.bmp"]):
+        make_pictures(tmp_path / str(number), number + 1)[number].rename(tmp_path / name)
+    folder.mkdir()
+    (tmp_path / "b.png").rename(folder / "a.png")
+    caption(folder, server, "--no-check")
+    (tmp_path / "a.bmp").rename(folder / "a.bmp")  # comes later, and sorts before
+    caption(folder, server, "--no-check")
+    (folder / "a.txt").write_text(LOOP)
+    cwd = tmp_path if given == "job" else folder
+    summary, done = fix(given.format(folder), server, "--no-check", cwd=cwd)
+
+    assert summary["fixed"] == 1
+    assert (folder / "a.txt").read_text() == name_of(color_of(0))
+    assert (folder / "a.bmp.txt").read_text() == name_of(color_of(1))
+    assert [record["key"] for record in records(folder)] == ["a.png", "a.bmp", "a.png"]
+    assert "1 of them were changed by hand" in done.stderr
+
+
+@pytest.mark.parametrize("given", ["out", "{}"])
+def test_a_mirrored_folder_is_the_same_however_it_is_spelled(
+    tmp_path: Path, server: FaultServer, given: str
+) -> None:
+    make_pictures(tmp_path / "in", 1)
+    caption(tmp_path / "in", server, "--out", tmp_path / "out", "--no-check")
+    bad = tmp_path / "out" / "p 0.txt"
+    bad.write_text(LOOP)
+    fix(given.format(tmp_path / "out"), server, "--no-check", cwd=tmp_path)
+
+    assert bad.read_text() == name_of(color_of(0))
+    assert {record["key"] for record in records(tmp_path / "out")} == {"p 0.png"}
 
 
 def test_the_second_answer_has_a_new_seed_and_stands_in_the_journal(
