@@ -54,6 +54,7 @@ def fix(
             mending.images,
             urls=urls_of(flags),
             captioner=captioner_of(flags),
+            replace=True,
             accept_changes=flags.accept_changes,
         )
         if run_settings(settings, flags) == INTERRUPTED:

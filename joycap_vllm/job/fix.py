@@ -22,7 +22,7 @@ class Mending:
     """What has to be asked so that bad sidecars become good.
 
     Args:
-        job: The job, which now replaces what its sidecars say, and only by captions.
+        job: The job, which now hands out nothing but captions.
         tasks: Keys and prompts.
         images: The images' files.
         homeless: Bad sidecars of which there is no image.
@@ -43,7 +43,7 @@ def mend(job: StoredJob, bad: Sequence[Bad]) -> Mending:
         job: The job that they belong to, or that is to caption them.
         bad: The sidecars.
     """
-    job = replace(job, on_glitch="skip", sidecars=replace(job.sidecars, existing="overwrite"))
+    job = replace(job, on_glitch="skip")
     wanted = {absolute(each.path): each for each in bad}
     records = read_records(job.state)
     plan = Plan(_everything(job, wanted), records)

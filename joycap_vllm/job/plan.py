@@ -165,7 +165,8 @@ class Plan:
 
     def _is_taken(self, target: Target, prompt: Prompt, record: Record | None) -> bool:
         """Whether the sidecar says something that is to stay."""
-        if self.settings.sidecars.existing != "skip" or not target.filled(prompt.name):
+        leaves = self.settings.sidecars.existing == "skip" and not self.settings.replace
+        if not leaves or not target.filled(prompt.name):
             return False
         if self.settings.only is None or record is None:
             return True

@@ -179,6 +179,22 @@ def test_a_folder_without_a_job_is_asked_what_the_flags_say(
     assert len(records(tmp_path)) == 1
 
 
+def test_a_job_made_by_lint_skips_what_is_there_like_any_other(
+    tmp_path: Path, server: FaultServer
+) -> None:
+    own, bad = make_pictures(tmp_path, 2)
+    for path in (own, bad):
+        sidecar(path).write_text(LOOP)
+    with serving(lambda _: say(REFUSAL)) as stubborn:
+        fix(tmp_path, stubborn, "--retries", "0", "--no-check", code=1)
+    sidecar(own).write_text("My own words.")
+    stored = orjson.loads((tmp_path / ".joycap" / "job.json").read_bytes())
+    joycap("retry", tmp_path, "--base-url", server.url, "--no-check", code=None)
+
+    assert stored["job"]["sidecars"]["existing"] == "skip"
+    assert sidecar(own).read_text() == "My own words."
+
+
 def test_of_a_dual_sidecar_only_the_bad_line_is_asked_and_replaced(tmp_path: Path) -> None:
     (path,) = make_pictures(tmp_path, 1)
 
