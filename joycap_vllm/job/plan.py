@@ -32,6 +32,7 @@ class PlannedImage:
         earlier: Attempts of earlier runs, by prompt, where new answers are wanted.
         beside: Records of prompts that this run leaves alone and that share a sidecar with one
             that it asks.
+        before: The latest records of all its prompts, in a run of a few tasks.
     """
 
     image: SourceImage
@@ -42,6 +43,7 @@ class PlannedImage:
     skipped: int
     earlier: Mapping[str, int]
     beside: Mapping[str, Record]
+    before: Mapping[str, Record]
 
     @property
     def tasks(self) -> int:
@@ -140,12 +142,15 @@ class Plan:
         return kept
 
     def _planned(self, image: SourceImage, target: Target, stem: str | None) -> PlannedImage:
+        before: dict[str, Record] = {}
         done: dict[str, Record] = {}
         beside: dict[str, Record] = {}
         todo: list[Prompt] = []
         skipped = 0
         for prompt in self.settings.prompts:
             record = self._records.get((image.key, prompt.name))
+            if record is not None and self.settings.only is not None:
+                before[prompt.name] = record
             if not self._wanted(image.key, prompt):
                 if record is not None and self.settings.sidecars.together:
                     beside[prompt.name] = record
@@ -158,7 +163,9 @@ class Plan:
             else:
                 todo.append(prompt)
         earlier = {prompt.name: self._attempts(image.key, prompt) for prompt in todo}
-        return PlannedImage(image, target, stem, tuple(todo), done, skipped, earlier, beside)
+        return PlannedImage(
+            image, target, stem, tuple(todo), done, skipped, earlier, beside, before
+        )
 
     def _wanted(self, key: str, prompt: Prompt) -> bool:
         return self.settings.only is None or (key, prompt.name) in self.settings.only

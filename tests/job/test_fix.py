@@ -195,6 +195,40 @@ def test_a_job_made_by_lint_skips_what_is_there_like_any_other(
     assert sidecar(own).read_text() == "My own words."
 
 
+@pytest.mark.parametrize(
+    ("existing", "before", "after"),
+    [("append", "My words. {}", "My words. {}"), ("prepend", "{}. My words.", "{} My words.")],
+)
+def test_of_joined_texts_only_the_jobs_half_is_replaced(
+    tmp_path: Path, server: FaultServer, existing: str, before: str, after: str
+) -> None:
+    (path,) = make_pictures(tmp_path, 1)
+    sidecar(path).write_text("My words.")
+    flags = ["--existing", existing, "--on-glitch", "keep", "--no-check", "--retries", "0"]
+    with serving(lambda _: say(LOOP)) as looping:
+        caption(tmp_path, looping, *flags, code=1)
+    kept = sidecar(path).read_text()
+    summary, _ = fix(tmp_path, server, "--no-check")
+
+    assert kept == before.format(records(tmp_path)[0]["caption"])
+    assert summary["fixed"] == 1
+    assert sidecar(path).read_text() == after.format(name_of(color_of(0)))
+
+
+def test_a_joined_text_that_is_not_the_jobs_any_more_is_left_and_said(
+    tmp_path: Path, server: FaultServer
+) -> None:
+    (path,) = make_pictures(tmp_path, 1)
+    sidecar(path).write_text("My words.")
+    caption(tmp_path, server, "--existing", "append", "--no-check")
+    sidecar(path).write_text("My words. " + LOOP)
+    summary, done = fix(tmp_path, server, "--no-check", code=1)
+
+    assert summary["fixed"] == 0
+    assert sidecar(path).read_text() == "My words. " + LOOP
+    assert f"{sidecar(path)} is left as it is" in done.stderr
+
+
 def test_of_a_dual_sidecar_only_the_bad_line_is_asked_and_replaced(tmp_path: Path) -> None:
     (path,) = make_pictures(tmp_path, 1)
 
