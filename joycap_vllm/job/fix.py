@@ -26,14 +26,18 @@ class Mending:
         tasks: Keys and prompts.
         images: The images' files.
         homeless: Bad sidecars of which there is no image.
+        left: Bad sidecars that stay, since somebody else put it so.
         by_hand: Bad sidecars that were changed since the job wrote them.
+        foreign: Bad sidecars that the job never wrote.
     """
 
     job: StoredJob
     tasks: frozenset[Task]
     images: tuple[Path, ...]
     homeless: tuple[Path, ...]
+    left: tuple[Path, ...]
     by_hand: int
+    foreign: int
 
 
 def mend(job: StoredJob, bad: Sequence[Bad]) -> Mending:
@@ -44,13 +48,15 @@ def mend(job: StoredJob, bad: Sequence[Bad]) -> Mending:
         bad: The sidecars.
     """
     job = replace(job, on_glitch="skip")
-    wanted = {absolute(each.path): each for each in bad}
+    left = tuple(each.path for each in bad if each.left)
+    wanted = {absolute(each.path): each for each in bad if not each.left}
     records = read_records(job.state)
     plan = Plan(_everything(job, wanted), records)
     tasks: set[Task] = set()
     images: dict[Path, None] = {}
     found: set[Path] = set()
     changed: set[Path] = set()
+    foreign: set[Path] = set()
     for image, target, _ in plan.targets():
         for prompt, path in target.files.items():
             one = wanted.get(path)
@@ -61,8 +67,11 @@ def mend(job: StoredJob, bad: Sequence[Bad]) -> Mending:
             found.add(path)
             if _is_changed(plan, target, prompt, records.get((image.key, prompt))):
                 changed.add(path)
+            elif one.foreign:
+                foreign.add(path)
     homeless = tuple(path for path in wanted if path not in found)
-    return Mending(job, frozenset(tasks), tuple(images), homeless, len(changed))
+    counts = len(changed), len(foreign - changed)
+    return Mending(job, frozenset(tasks), tuple(images), homeless, left, *counts)
 
 
 def _everything(job: StoredJob, sidecars: Iterable[Path]) -> JobSettings:

@@ -229,6 +229,67 @@ def test_a_joined_text_that_is_not_the_jobs_any_more_is_left_and_said(
     assert f"{sidecar(path)} is left as it is" in done.stderr
 
 
+def test_words_that_were_there_before_the_job_are_not_held_to_what_it_asked(
+    tmp_path: Path,
+) -> None:
+    own, _, looped, done_by_job = make_pictures(tmp_path, 4)
+    sidecar(own).write_text("A small dog sleeps on the green sofa of my aunt.")
+    sidecar(looped).write_text(LOOP)
+    flags = ["--type", "booru-like-tag-list", "--no-check"]
+    with serving(lambda _: say("1girl, solo, plain")) as server:
+        caption(tmp_path, server, *flags)
+        sidecar(done_by_job).write_text("1girl, solo, plain")
+        summary, done = fix(tmp_path, server, "--no-check")
+
+    assert sidecar(own).read_text() == "A small dog sleeps on the green sofa of my aunt."
+    assert (summary["glitched"], summary["fixed"]) == (1, 1)
+    assert sidecar(looped).read_text() == "1girl, solo, plain"
+    assert "1 were not written by this job" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["Маленькая собака спит на зелёном диване моей тёти."])
+def test_a_users_own_manner_is_named_and_left(
+    tmp_path: Path, server: FaultServer, text: str
+) -> None:
+    (path,) = make_pictures(tmp_path, 1)
+    sidecar(path).write_text(text)
+    caption(tmp_path, server, "--no-check")
+    summary, done = fix(tmp_path, server, "--no-check", code=1)
+
+    assert (summary["glitched"], summary["fixed"]) == (1, 0)
+    assert sidecar(path).read_text() == text
+    assert f"{sidecar(path)} is left: its job did not write it" in done.stderr
+
+
+def test_prose_of_ones_own_is_no_half_of_a_dual_sidecar(
+    tmp_path: Path, server: FaultServer
+) -> None:
+    (path,) = make_pictures(tmp_path, 1)
+    sidecar(path).write_text("A small dog sleeps on the green sofa of my aunt.")
+    caption(tmp_path, server, "--dual", "--no-check")
+    fix(tmp_path, server, "--no-check", code=1)
+
+    assert sidecar(path).read_text() == "A small dog sleeps on the green sofa of my aunt."
+    assert server.asked == []
+
+
+def test_a_name_that_ends_like_a_prompt_is_an_images_own(tmp_path: Path) -> None:
+    (path,) = make_pictures(tmp_path, 1)
+    path = path.rename(tmp_path / "foo.straightforward.png")
+
+    def both(asked: Asked) -> Reaction:
+        return say("1girl, solo, plain" if "tag" in asked.prompt else "A plain picture.")
+
+    with serving(both) as server:
+        types = ["--type", "booru-like-tag-list", "--type", "straightforward"]
+        caption(tmp_path, server, *types, "--no-check")
+        (tmp_path / "foo.straightforward.straightforward.txt").write_text(LOOP)
+        server.asked.clear()
+        summary, _ = fix(tmp_path, server, "--no-check")
+
+    assert (summary["glitched"], summary["fixed"], len(server.asked)) == (1, 1, 1)
+
+
 def test_of_a_dual_sidecar_only_the_bad_line_is_asked_and_replaced(tmp_path: Path) -> None:
     (path,) = make_pictures(tmp_path, 1)
 
