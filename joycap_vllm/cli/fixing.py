@@ -54,6 +54,7 @@ def fix(
             mending.images,
             urls=urls_of(flags),
             captioner=captioner_of(flags),
+            replace=True,
             accept_changes=flags.accept_changes,
         )
         if run_settings(settings, flags) == INTERRUPTED:
@@ -74,9 +75,16 @@ def _job_of(
 
 
 def _tell(mending: Mending) -> None:
-    for path in mending.homeless[:5]:
-        say(f"{path} is left: there is no image of it")
-    if len(mending.homeless) > 5:
-        say(f"... and {len(mending.homeless) - 5} more without an image")
+    _name(mending.homeless, "is left: there is no image of it")
+    _name(mending.left, "is left: its job did not write it, and it is only put in another way")
+    if mending.foreign:
+        say(f"{mending.foreign} were not written by this job; they are captioned again too")
     if mending.by_hand:
         say(f"{mending.by_hand} of them were changed by hand since; they are captioned again too")
+
+
+def _name(paths: Sequence[Path], why: str) -> None:
+    for path in paths[:5]:
+        say(f"{path} {why}")
+    if len(paths) > 5:
+        say(f"... and {len(paths) - 5} more, {len(paths)} in all")

@@ -78,6 +78,7 @@ def ask_again(
     *,
     urls: tuple[str, ...],
     captioner: CaptionerOptions,
+    replace: bool = False,
     max_glitch_rate: float = USUAL_MOST,
     accept_changes: bool = False,
 ) -> JobSettings:
@@ -89,6 +90,7 @@ def ask_again(
         images: The files of their images.
         urls: The fleet.
         captioner: How images are captioned.
+        replace: Whether sidecars give way to new captions, whoever wrote them.
         max_glitch_rate: Part of the tasks that may get a bad answer before the run stops.
         accept_changes: Go on with settings that differ from the journal's.
     """
@@ -101,6 +103,7 @@ def ask_again(
         captioner=captioner,
         on_glitch=job.on_glitch,
         only=tasks,
+        replace=replace,
         max_glitch_rate=max_glitch_rate,
         accept_changes=accept_changes,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from joycap_vllm.job.lint_sidecars import Files, Look, judge_files
 from joycap_vllm.job.plan import Plan
 from joycap_vllm.job.records import Record, read_records
 from joycap_vllm.job.settings import JobSettings
-from joycap_vllm.job.stored import StoredJob
+from joycap_vllm.job.stored import StoredJob, absolute
 from joycap_vllm.outputs import Target
 from joycap_vllm.sources import Source
 
@@ -23,18 +22,22 @@ class Mending:
     """What has to be asked so that bad sidecars become good.
 
     Args:
-        job: The job, which now replaces what its sidecars say, and only by captions.
+        job: The job, which now hands out nothing but captions.
         tasks: Keys and prompts.
         images: The images' files.
         homeless: Bad sidecars of which there is no image.
+        left: Bad sidecars that stay, since somebody else put it so.
         by_hand: Bad sidecars that were changed since the job wrote them.
+        foreign: Bad sidecars that the job never wrote.
     """
 
     job: StoredJob
     tasks: frozenset[Task]
     images: tuple[Path, ...]
     homeless: tuple[Path, ...]
+    left: tuple[Path, ...]
     by_hand: int
+    foreign: int
 
 
 def mend(job: StoredJob, bad: Sequence[Bad]) -> Mending:
@@ -44,14 +47,16 @@ def mend(job: StoredJob, bad: Sequence[Bad]) -> Mending:
         job: The job that they belong to, or that is to caption them.
         bad: The sidecars.
     """
-    job = replace(job, on_glitch="skip", sidecars=replace(job.sidecars, existing="overwrite"))
-    wanted = {_absolute(each.path): each for each in bad}
+    job = replace(job, on_glitch="skip")
+    left = tuple(each.path for each in bad if each.left)
+    wanted = {absolute(each.path): each for each in bad if not each.left}
     records = read_records(job.state)
     plan = Plan(_everything(job, wanted), records)
     tasks: set[Task] = set()
     images: dict[Path, None] = {}
     found: set[Path] = set()
     changed: set[Path] = set()
+    foreign: set[Path] = set()
     for image, target, _ in plan.targets():
         for prompt, path in target.files.items():
             one = wanted.get(path)
@@ -62,8 +67,11 @@ def mend(job: StoredJob, bad: Sequence[Bad]) -> Mending:
             found.add(path)
             if _is_changed(plan, target, prompt, records.get((image.key, prompt))):
                 changed.add(path)
+            elif one.foreign:
+                foreign.add(path)
     homeless = tuple(path for path in wanted if path not in found)
-    return Mending(job, frozenset(tasks), tuple(images), homeless, len(changed))
+    counts = len(changed), len(foreign - changed)
+    return Mending(job, frozenset(tasks), tuple(images), homeless, left, *counts)
 
 
 def _everything(job: StoredJob, sidecars: Iterable[Path]) -> JobSettings:
@@ -83,10 +91,6 @@ def _is_changed(plan: Plan, target: Target, prompt: str, record: Record | None) 
     if record is None or record.outcome != "ok":
         return False
     return not plan.sidecars.holds(target, prompt, record.caption())
-
-
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))  # noqa: PTH100 - keeps symlinks
 
 
 def by_job(
@@ -112,7 +116,7 @@ def by_job(
 
 def _given_folder(path: Path, given: Sequence[Path]) -> Path:
     around = [folder for folder in given if folder in path.parents]
-    return _absolute(min(around, key=lambda folder: len(folder.parts), default=path.parent))
+    return absolute(min(around, key=lambda folder: len(folder.parts), default=path.parent))
 
 
 def still_bad(bad: Iterable[Bad], look: Look, jobs: dict[Path, StoredJob]) -> int:

@@ -20,11 +20,15 @@ class Bad:
         path: Its file.
         prompts: Names of the prompts whose captions are bad; empty where all of the file is.
         state: State folder of the job that made it, where one is known.
+        foreign: Whether what is bad in it was not written by that job.
+        left: Whether it is to stay: it is foreign, and bad only in how it is put.
     """
 
     path: Path
     prompts: tuple[str, ...] = ()
     state: Path | None = None
+    foreign: bool = False
+    left: bool = False
 
 
 @dataclass(slots=True)

@@ -12,16 +12,18 @@ from pathlib import Path
 
 from joycap_vllm.errors import UsageError
 from joycap_vllm.glitch import Verdict, judge
+from joycap_vllm.job.authors import has_image, is_foreign
 from joycap_vllm.job.guess import guess_style
 from joycap_vllm.job.lint import Bad, Findings, Notes
 from joycap_vllm.job.pool import in_order
-from joycap_vllm.job.stored import JOB_FILE, StoredJob, find_job, load_job
+from joycap_vllm.job.stored import JOB_FILE, StoredJob, absolute, find_job, load_job
 from joycap_vllm.outputs import undress
 from joycap_vllm.prompts import Prompt, Style
 
 _TOGETHER = 256  # files that are judged together
 _LONGEST = 1 << 24  # bytes
 _FILE = 1024  # bytes of a sidecar, about
+_MANNERS = ("bad_format", "too_long", "wrong_language")  # a user's own may be so on purpose
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,16 @@ class Look:
         """What sidecars' names end in."""
         return self.extension or (self.job.sidecars.extension if self.job else ".txt")
 
-    def prompts_of(self, name: str) -> tuple[Prompt, ...]:
-        """The prompts whose captions stand in a file of this name, line by line."""
+    def prompts_of(self, path: Path) -> tuple[Prompt, ...]:
+        """The prompts whose captions stand in a file, line by line."""
         if self.job is None or self.job.sidecars.extension != self.ending:
             return ()
-        endings = self.job.sidecars.endings()
-        mine = max((e for e in endings.values() if name.endswith(e)), key=len, default=None)
+        endings, name = self.job.sidecars.endings(), path.name
+        fitting = sorted({e for e in endings.values() if name.endswith(e)}, key=len, reverse=True)
+        mine = fitting[0] if fitting else None
+        if len(fitting) > 1:
+            stems = {e: name.removesuffix(e) for e in fitting}
+            mine = next((e for e in fitting if has_image(self.job, path, stems[e])), mine)
         return tuple(prompt for prompt in self.job.prompts if endings[prompt.name] == mine)
 
 
@@ -128,7 +134,7 @@ def _walk(folder: Path, look: Look, seen: set[tuple[int, int]]) -> Iterator[File
         if (status.st_dev, status.st_ino) in seen:
             return  # a link back to where the walk has been
         seen.add((status.st_dev, status.st_ino))
-        own = folder / ".joycap"
+        own = absolute(folder) / ".joycap"
         if (own / JOB_FILE).is_file():
             look = Look(look.style, look.extension, known_job(own))
         names, folders = _names(folder, look.ending)
@@ -171,13 +177,15 @@ def judge_files(files: Files, *, bad_only: bool) -> Findings:
             notes.unreadable(ref, files.trouble)
             continue
         try:
-            verdict, prompts = judge_text(_text_of(path), files.look, path.name)
+            found = judge_text(_text_of(path), files.look, path)
         except _UnreadableError as error:
             notes.unreadable(ref, str(error))
             continue
-        notes.judged(ref, verdict)
-        if not verdict.ok:
-            notes.findings.bad.append(Bad(path, prompts, job.state if job else None))
+        notes.judged(ref, found.verdict)
+        if not found.verdict.ok:
+            state = job.state if job else None
+            bad = Bad(path, found.prompts, state, found.foreign, found.left)
+            notes.findings.bad.append(bad)
     return notes.done()
 
 
@@ -199,33 +207,71 @@ def _text_of(path: Path) -> str:
         raise _UnreadableError(f"the file cannot be read: {error.strerror or error}") from error
 
 
-def judge_text(text: str, look: Look, name: str) -> tuple[Verdict, tuple[str, ...]]:
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a sidecar is worth.
+
+    Args:
+        verdict: The first bad one, or a good one.
+        prompts: The prompts whose captions are bad, where the job tells them.
+        foreign: Whether somebody else than the job wrote something that is bad.
+        left: Whether nothing but how somebody else put it is bad.
+    """
+
+    verdict: Verdict
+    prompts: tuple[str, ...] = ()
+    foreign: bool = False
+    left: bool = False
+
+
+def judge_text(text: str, look: Look, path: Path) -> Judged:
     """Judges what a sidecar says.
+
+    A line that the job did not write is held to what its looks promise, not to what was asked.
 
     Args:
         text: All of it.
         look: How it is to be read.
-        name: The file's name, which tells the prompts.
-
-    Returns:
-        The first bad verdict, or a good one; and the prompts whose captions are bad, where the
-        job tells them.
+        path: The file, which tells the prompts.
     """
-    prompts = look.prompts_of(name) if look.style is None else ()
+    prompts = look.prompts_of(path) if look.style is None else ()
     if prompts:
         lines = [*text.strip().split("\n", len(prompts) - 1), *[""] * len(prompts)]
-        verdicts = [_judge(line, p, look) for line, p in zip(lines, prompts, strict=False)]
+        lines = lines[: len(prompts)]
+        verdicts = [_judge(line, p, look) for line, p in zip(lines, prompts, strict=True)]
     elif look.style is not None:
-        verdicts = [judge(text, style=look.style)]
+        lines, verdicts = [text], [judge(text, style=look.style)]
     else:
-        verdicts = [judge(part, style=guess_style(part)) for part in _parts(text)]
+        lines = _parts(text)
+        verdicts = [judge(part, style=guess_style(part)) for part in lines]
     bad = [at for at, verdict in enumerate(verdicts) if not verdict.ok]
+    foreign = _foreign(lines, bad, look)
+    if prompts and look.job is not None:
+        for at in foreign:
+            plain = undress(lines[at], look.job.sidecars.dressing)
+            verdicts[at] = judge(plain, style=guess_style(plain))
+        bad = [at for at in bad if not verdicts[at].ok]
     if not bad:
-        return verdicts[0], ()
-    first = verdicts[bad[0]]
-    where = f"line {bad[0] + 1}: " if len(verdicts) > 1 else ""
-    names = tuple(prompts[at].name for at in bad) if prompts else ()
-    return Verdict(False, first.glitch, where + first.why), names
+        return Judged(verdicts[0])
+    own = {at for at in foreign if verdicts[at].glitch in _MANNERS or not lines[at].strip()}
+    asked = [at for at in bad if at not in own]
+    first = verdicts[(asked or bad)[0]]
+    where = f"line {(asked or bad)[0] + 1}: " if len(verdicts) > 1 else ""
+    return Judged(
+        Verdict(False, first.glitch, where + first.why),
+        tuple(prompts[at].name for at in asked or bad) if prompts else (),
+        foreign=not foreign.isdisjoint(bad),
+        left=not asked,
+    )
+
+
+def _foreign(lines: Sequence[str], bad: Sequence[int], look: Look) -> set[int]:
+    """Which bad lines the job did not write; blank ones are as foreign as those beside them."""
+    job = look.job
+    if job is None or not bad:
+        return set()
+    foreign = {at for at, line in enumerate(lines) if is_foreign(line, job)}
+    return {at for at in bad if at in foreign or (foreign and not lines[at].strip())}
 
 
 def _judge(text: str, prompt: Prompt, look: Look) -> Verdict:

@@ -32,6 +32,7 @@ class PlannedImage:
         earlier: Attempts of earlier runs, by prompt, where new answers are wanted.
         beside: Records of prompts that this run leaves alone and that share a sidecar with one
             that it asks.
+        before: The latest records of all its prompts, in a run of a few tasks.
     """
 
     image: SourceImage
@@ -42,6 +43,7 @@ class PlannedImage:
     skipped: int
     earlier: Mapping[str, int]
     beside: Mapping[str, Record]
+    before: Mapping[str, Record]
 
     @property
     def tasks(self) -> int:
@@ -140,12 +142,15 @@ class Plan:
         return kept
 
     def _planned(self, image: SourceImage, target: Target, stem: str | None) -> PlannedImage:
+        before: dict[str, Record] = {}
         done: dict[str, Record] = {}
         beside: dict[str, Record] = {}
         todo: list[Prompt] = []
         skipped = 0
         for prompt in self.settings.prompts:
             record = self._records.get((image.key, prompt.name))
+            if record is not None and self.settings.only is not None:
+                before[prompt.name] = record
             if not self._wanted(image.key, prompt):
                 if record is not None and self.settings.sidecars.together:
                     beside[prompt.name] = record
@@ -158,14 +163,17 @@ class Plan:
             else:
                 todo.append(prompt)
         earlier = {prompt.name: self._attempts(image.key, prompt) for prompt in todo}
-        return PlannedImage(image, target, stem, tuple(todo), done, skipped, earlier, beside)
+        return PlannedImage(
+            image, target, stem, tuple(todo), done, skipped, earlier, beside, before
+        )
 
     def _wanted(self, key: str, prompt: Prompt) -> bool:
         return self.settings.only is None or (key, prompt.name) in self.settings.only
 
     def _is_taken(self, target: Target, prompt: Prompt, record: Record | None) -> bool:
         """Whether the sidecar says something that is to stay."""
-        if self.settings.sidecars.existing != "skip" or not target.filled(prompt.name):
+        leaves = self.settings.sidecars.existing == "skip" and not self.settings.replace
+        if not leaves or not target.filled(prompt.name):
             return False
         if self.settings.only is None or record is None:
             return True

@@ -41,6 +41,8 @@ class JobSettings:
             `all` are all.
         only: Keys and prompts of the tasks that are asked, whatever the journal says of them; the
             job's other tasks are neither counted nor touched. None takes all.
+        replace: Whether sidecars of these tasks give way to new captions, whoever wrote them; this
+            run's wish alone, which the stored job knows nothing of.
         max_glitch_rate: Part of the tasks of late that may get a bad answer before the job stops;
             1 never stops it.
         accept_changes: Go on with settings that differ from the journal's.
@@ -58,6 +60,7 @@ class JobSettings:
     sample: int | None = None
     again: frozenset[str] = frozenset()
     only: frozenset[tuple[str, str]] | None = None
+    replace: bool = False
     max_glitch_rate: float = USUAL_MOST
     accept_changes: bool = False
 

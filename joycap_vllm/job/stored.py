@@ -59,12 +59,12 @@ class StoredJob:
 
 
 def load_job(state: Path) -> StoredJob:
-    """The job of a state folder.
+    """The job of a state folder; its folders are absolute, however this one is spelled.
 
     Raises:
         UsageError: There is none, or `job.json` is damaged or of an earlier version.
     """
-    path = state / JOB_FILE
+    path, state = state / JOB_FILE, absolute(state)
     try:
         return StoredJob.of_entry(orjson.loads(path.read_bytes())["job"], state)
     except FileNotFoundError as error:
@@ -95,13 +95,18 @@ def _made(kind: Any, value: Any, state: Path) -> Any:
     return kind(**{name: _made(hints[name], value[name], state) for name in known})  # type: ignore[operator]
 
 
+def absolute(path: Path) -> Path:
+    """The path from the top, without `..`; symlinks stay as they are."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - keeps symlinks
+
+
 def find_job(path: Path) -> Path | None:
     """The state folder of the job that a file or a folder belongs to, or None.
 
     That is the folder itself, `.joycap` in it or in the nearest folder around it, or the place in
     the user's state folder that stands for a folder that cannot be written.
     """
-    whole = Path(os.path.abspath(path))  # noqa: PTH100 - keeps symlinks
+    whole = absolute(path)
     for folder in (whole, *(around / ".joycap" for around in (whole, *whole.parents))):
         if (folder / JOB_FILE).is_file() and (folder != whole or folder_holds_journal(whole)):
             return folder

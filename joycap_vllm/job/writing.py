@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from joycap_vllm.errors import OutputError
 from joycap_vllm.job.plan import Plan, PlannedImage
@@ -40,7 +40,8 @@ def write_captions(
     captions = {name: record.caption() for name, record in kept.items()} | dict(fresh)
     recorded = {name: record.at for name, record in kept.items()}
     try:
-        emptied = plan.sidecars.write(planned.target, captions, recorded)
+        replaced = _replaced(plan, planned, captions)
+        emptied = plan.sidecars.write(planned.target, captions, recorded, replaced)
     except OutputError as error:
         if error.stops_all:
             raise
@@ -53,6 +54,24 @@ def write_captions(
             f"{planned.image.key}: --undesired leaves none of the tags of {name}: no caption is "
             "written"
         )
+
+
+def _replaced(plan: Plan, planned: PlannedImage, captions: Iterable[str]) -> dict[str, str]:
+    """What this run's captions replace in files to which the job adds its captions."""
+    settings = plan.settings
+    if settings.only is None or settings.sidecars.existing not in ("append", "prepend"):
+        return {}
+    before = {name: planned.before.get(name) for name in captions}
+    added = {
+        name: record.caption()
+        for name, record in before.items()
+        if record is not None
+        and (handed_out(settings, record.outcome) or settings.replace)
+        and record.caption()
+    }
+    if settings.sidecars.together and len(added) < len(before):
+        added = {}  # such a file waits until all of its captions are there
+    return dict.fromkeys(before, "") | added if settings.replace else added
 
 
 def handed_out(settings: JobSettings, outcome: str) -> bool:

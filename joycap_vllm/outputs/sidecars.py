@@ -9,7 +9,7 @@ from typing import Literal
 
 from joycap_vllm.errors import OutputError
 from joycap_vllm.outputs.files import write_atomically
-from joycap_vllm.outputs.text import Dressing, dress, join
+from joycap_vllm.outputs.text import Dressing, dress, exchange, join
 
 # Seconds; a file system's clock may stand a little behind the one that records are stamped with.
 _CLOCK = 0.05
@@ -118,6 +118,7 @@ class Sidecars:
         target: Target,
         captions: Mapping[str, str],
         recorded: Mapping[str, float] | None = None,
+        replaced: Mapping[str, str] | None = None,
     ) -> tuple[str, ...]:
         """Writes what can be written of an image's captions, each file at most once.
 
@@ -129,12 +130,15 @@ class Sidecars:
         Args:
             target: The image's sidecars.
             captions: Captions by prompt; a shared file waits until all prompts have theirs.
+            replaced: Captions by prompt that have been joined to what the file said, and in whose
+                place the new ones go; where a file holds another text, it is left.
             recorded: When captions of earlier runs were recorded, in seconds since 1970. A file
                 that was changed after that holds them already, or what a user made of them, and
                 is left alone; so is any that says something, where existing ones are skipped.
 
         Raises:
-            OutputError: A file cannot be written, or holds text that is not UTF-8.
+            OutputError: A file cannot be written, holds text that is not UTF-8, or does not hold
+                what is to be replaced.
         """
         dressing, tagged = self.options.dressing, self.options.tag_prompts
         lines = {p: dress(t, dressing, tags=p in tagged) for p, t in captions.items()}
@@ -148,7 +152,8 @@ class Sidecars:
                 latest = max(moment for moment in at if moment is not None)
                 if self._stands(path, latest):
                     continue
-            self._put(path, [dressed[prompt] for prompt in prompts], prompts)
+            lasting = {p: dress(t, dressing, tags=p in tagged) for p, t in (replaced or {}).items()}
+            self._put(path, {prompt: dressed[prompt] for prompt in prompts}, lasting)
         return tuple(p for p, text in captions.items() if text.strip() and not lines[p])
 
     def lines(self, target: Target) -> dict[str, str]:
@@ -188,18 +193,17 @@ class Sidecars:
             return False
         return status.st_size > 0 and status.st_mtime >= recorded - _CLOCK
 
-    def _put(self, path: Path, lines: list[str], prompts: Sequence[str]) -> None:
+    def _put(self, path: Path, captions: Mapping[str, str], replaced: Mapping[str, str]) -> None:
         joins = self.options.existing in ("append", "prepend")
         old = _text_of(path, strict=joins)
         if old and self.options.existing == "skip":
             return
+        lines = list(captions.values())
         if old and joins:
-            before = self.options.existing == "prepend"
             olds = [*old.splitlines(), *[""] * len(lines)]
-            tags = [prompt in self.options.tag_prompts for prompt in prompts]
             merged = [
-                join(line, was, tags=t) if before else join(was, line, tags=t)
-                for line, was, t in zip(lines, olds, tags, strict=False)
+                self._joined(path, was, prompt, line, replaced.get(prompt))
+                for (prompt, line), was in zip(captions.items(), olds, strict=False)
             ]
             lines = [*merged, *(line for line in olds[len(lines) :] if line)]
         text = "\n".join(lines)
@@ -212,6 +216,18 @@ class Sidecars:
                 f"{path.parent} cannot be made: {error.strerror}", error.errno
             ) from error
         write_atomically(path, text.encode("utf-8", "replace"))
+
+    def _joined(self, path: Path, was: str, prompt: str, line: str, replaced: str | None) -> str:
+        first, tags = self.options.existing == "prepend", prompt in self.options.tag_prompts
+        if replaced is None:
+            return join(line, was, tags=tags) if first else join(was, line, tags=tags)
+        new = exchange(was, replaced, line, tags=tags, first=first)
+        if new is None:
+            raise OutputError(
+                f"{path} is left as it is: the caption that the job wrote there before cannot be "
+                "told from the rest of the text; the new one is kept in the journal"
+            )
+        return new
 
 
 def _text_of(path: Path, *, strict: bool) -> str:

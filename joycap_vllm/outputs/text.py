@@ -86,3 +86,28 @@ def join(first: str, second: str, *, tags: bool) -> str:
     if tags:
         return f"{first.rstrip(', ')}, {second}"
     return f"{first} {second}" if _END.search(first) else f"{first}. {second}"
+
+
+def exchange(line: str, old: str, new: str, *, tags: bool, first: bool) -> str | None:
+    """What `join` made of a text and `old`, with `new` in the place of `old`.
+
+    Args:
+        line: Both, as `join` gave them, or `old` alone.
+        old: The text that gives way.
+        new: The text that takes its place.
+        tags: As `join` was told.
+        first: Whether `old` stands first.
+
+    Returns:
+        The new line; None where `old` does not stand there.
+    """
+    old = one_line(old)
+    if not old or line == old:
+        return new if old else None
+    if first:
+        start = old.rstrip(", ") if tags else old
+        rest = line.removeprefix(start)
+        between = ", " if tags else " " if _END.search(old) else ". "
+        return join(new, rest[len(between) :], tags=tags) if rest.startswith(between) else None
+    rest = line.removesuffix(old)
+    return join(rest, new, tags=tags) if rest != line and rest.endswith(" ") else None

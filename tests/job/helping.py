@@ -39,9 +39,11 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-c", call, *map(str, arguments)]
 
 
-def joycap(*arguments: str | Path, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+def joycap(
+    *arguments: str | Path, code: int | None = 0, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=50, check=False
+        command(*arguments), capture_output=True, text=True, timeout=50, check=False, cwd=cwd
     )
     assert code is None or done.returncode == code, done.stderr
     return done

@@ -26,10 +26,15 @@ from fault_server import Asked, FaultServer, Reaction, name_of, say, serving
 
 
 def fix(
-    folder: Path, server: FaultServer, *flags: str | Path, code: int = 0
+    folder: str | Path,
+    server: FaultServer,
+    *flags: str | Path,
+    code: int = 0,
+    cwd: Path | None = None,
 ) -> tuple[dict[str, Any], subprocess.CompletedProcess[str]]:
     """The summary of `joycap lint --fix`, and all that was said."""
-    done = joycap("lint", folder, "--fix", "--json", "--base-url", server.url, *flags, code=code)
+    asked = ["lint", folder, "--fix", "--json", "--base-url", server.url, *flags]
+    done = joycap(*asked, code=code, cwd=cwd)
     summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return summary, done
 
@@ -67,6 +72,43 @@ def test_bad_sidecars_are_mended_and_good_ones_stay_as_they_are(
     ]
     assert "2 of them were changed by hand" in done.stderr
     assert len(done.stdout.splitlines()) == 6 + 1
+
+
+@pytest.mark.parametrize("given", ["job", ".", "../job", "{}"])
+def test_a_folder_is_the_same_however_it_is_spelled(
+    tmp_path: Path, server: FaultServer, given: str
+) -> None:
+    folder = tmp_path / "job"
+    for number, name in enumerate(["b.png", "a.bmp"]):
+        make_pictures(tmp_path / str(number), number + 1)[number].rename(tmp_path / name)
+    folder.mkdir()
+    (tmp_path / "b.png").rename(folder / "a.png")
+    caption(folder, server, "--no-check")
+    (tmp_path / "a.bmp").rename(folder / "a.bmp")  # comes later, and sorts before
+    caption(folder, server, "--no-check")
+    (folder / "a.txt").write_text(LOOP)
+    cwd = tmp_path if given == "job" else folder
+    summary, done = fix(given.format(folder), server, "--no-check", cwd=cwd)
+
+    assert summary["fixed"] == 1
+    assert (folder / "a.txt").read_text() == name_of(color_of(0))
+    assert (folder / "a.bmp.txt").read_text() == name_of(color_of(1))
+    assert [record["key"] for record in records(folder)] == ["a.png", "a.bmp", "a.png"]
+    assert "1 of them were changed by hand" in done.stderr
+
+
+@pytest.mark.parametrize("given", ["out", "{}"])
+def test_a_mirrored_folder_is_the_same_however_it_is_spelled(
+    tmp_path: Path, server: FaultServer, given: str
+) -> None:
+    make_pictures(tmp_path / "in", 1)
+    caption(tmp_path / "in", server, "--out", tmp_path / "out", "--no-check")
+    bad = tmp_path / "out" / "p 0.txt"
+    bad.write_text(LOOP)
+    fix(given.format(tmp_path / "out"), server, "--no-check", cwd=tmp_path)
+
+    assert bad.read_text() == name_of(color_of(0))
+    assert {record["key"] for record in records(tmp_path / "out")} == {"p 0.png"}
 
 
 def test_the_second_answer_has_a_new_seed_and_stands_in_the_journal(
@@ -135,6 +177,117 @@ def test_a_folder_without_a_job_is_asked_what_the_flags_say(
     assert good.with_suffix(".cap").read_text() == "My own words."
     assert bad.with_suffix(".cap").read_text() == name_of(color_of(1))
     assert len(records(tmp_path)) == 1
+
+
+def test_a_job_made_by_lint_skips_what_is_there_like_any_other(
+    tmp_path: Path, server: FaultServer
+) -> None:
+    own, bad = make_pictures(tmp_path, 2)
+    for path in (own, bad):
+        sidecar(path).write_text(LOOP)
+    with serving(lambda _: say(REFUSAL)) as stubborn:
+        fix(tmp_path, stubborn, "--retries", "0", "--no-check", code=1)
+    sidecar(own).write_text("My own words.")
+    stored = orjson.loads((tmp_path / ".joycap" / "job.json").read_bytes())
+    joycap("retry", tmp_path, "--base-url", server.url, "--no-check", code=None)
+
+    assert stored["job"]["sidecars"]["existing"] == "skip"
+    assert sidecar(own).read_text() == "My own words."
+
+
+@pytest.mark.parametrize(
+    ("existing", "before", "after"),
+    [("append", "My words. {}", "My words. {}"), ("prepend", "{}. My words.", "{} My words.")],
+)
+def test_of_joined_texts_only_the_jobs_half_is_replaced(
+    tmp_path: Path, server: FaultServer, existing: str, before: str, after: str
+) -> None:
+    (path,) = make_pictures(tmp_path, 1)
+    sidecar(path).write_text("My words.")
+    flags = ["--existing", existing, "--on-glitch", "keep", "--no-check", "--retries", "0"]
+    with serving(lambda _: say(LOOP)) as looping:
+        caption(tmp_path, looping, *flags, code=1)
+    kept = sidecar(path).read_text()
+    summary, _ = fix(tmp_path, server, "--no-check")
+
+    assert kept == before.format(records(tmp_path)[0]["caption"])
+    assert summary["fixed"] == 1
+    assert sidecar(path).read_text() == after.format(name_of(color_of(0)))
+
+
+def test_a_joined_text_that_is_not_the_jobs_any_more_is_left_and_said(
+    tmp_path: Path, server: FaultServer
+) -> None:
+    (path,) = make_pictures(tmp_path, 1)
+    sidecar(path).write_text("My words.")
+    caption(tmp_path, server, "--existing", "append", "--no-check")
+    sidecar(path).write_text("My words. " + LOOP)
+    summary, done = fix(tmp_path, server, "--no-check", code=1)
+
+    assert summary["fixed"] == 0
+    assert sidecar(path).read_text() == "My words. " + LOOP
+    assert f"{sidecar(path)} is left as it is" in done.stderr
+
+
+def test_words_that_were_there_before_the_job_are_not_held_to_what_it_asked(
+    tmp_path: Path,
+) -> None:
+    own, _, looped, done_by_job = make_pictures(tmp_path, 4)
+    sidecar(own).write_text("A small dog sleeps on the green sofa of my aunt.")
+    sidecar(looped).write_text(LOOP)
+    flags = ["--type", "booru-like-tag-list", "--no-check"]
+    with serving(lambda _: say("1girl, solo, plain")) as server:
+        caption(tmp_path, server, *flags)
+        sidecar(done_by_job).write_text("1girl, solo, plain")
+        summary, done = fix(tmp_path, server, "--no-check")
+
+    assert sidecar(own).read_text() == "A small dog sleeps on the green sofa of my aunt."
+    assert (summary["glitched"], summary["fixed"]) == (1, 1)
+    assert sidecar(looped).read_text() == "1girl, solo, plain"
+    assert "1 were not written by this job" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["Маленькая собака спит на зелёном диване моей тёти."])
+def test_a_users_own_manner_is_named_and_left(
+    tmp_path: Path, server: FaultServer, text: str
+) -> None:
+    (path,) = make_pictures(tmp_path, 1)
+    sidecar(path).write_text(text)
+    caption(tmp_path, server, "--no-check")
+    summary, done = fix(tmp_path, server, "--no-check", code=1)
+
+    assert (summary["glitched"], summary["fixed"]) == (1, 0)
+    assert sidecar(path).read_text() == text
+    assert f"{sidecar(path)} is left: its job did not write it" in done.stderr
+
+
+def test_prose_of_ones_own_is_no_half_of_a_dual_sidecar(
+    tmp_path: Path, server: FaultServer
+) -> None:
+    (path,) = make_pictures(tmp_path, 1)
+    sidecar(path).write_text("A small dog sleeps on the green sofa of my aunt.")
+    caption(tmp_path, server, "--dual", "--no-check")
+    fix(tmp_path, server, "--no-check", code=1)
+
+    assert sidecar(path).read_text() == "A small dog sleeps on the green sofa of my aunt."
+    assert server.asked == []
+
+
+def test_a_name_that_ends_like_a_prompt_is_an_images_own(tmp_path: Path) -> None:
+    (path,) = make_pictures(tmp_path, 1)
+    path = path.rename(tmp_path / "foo.straightforward.png")
+
+    def both(asked: Asked) -> Reaction:
+        return say("1girl, solo, plain" if "tag" in asked.prompt else "A plain picture.")
+
+    with serving(both) as server:
+        types = ["--type", "booru-like-tag-list", "--type", "straightforward"]
+        caption(tmp_path, server, *types, "--no-check")
+        (tmp_path / "foo.straightforward.straightforward.txt").write_text(LOOP)
+        server.asked.clear()
+        summary, _ = fix(tmp_path, server, "--no-check")
+
+    assert (summary["glitched"], summary["fixed"], len(server.asked)) == (1, 1, 1)
 
 
 def test_of_a_dual_sidecar_only_the_bad_line_is_asked_and_replaced(tmp_path: Path) -> None:

@@ -63,38 +63,41 @@ def test_each_prompt_of_a_job_is_told_by_the_end_of_the_name() -> None:
     prompts = (build_prompt("straightforward"), build_prompt("booru-like-tag-list"))
     seen = look(*prompts)
 
-    assert seen.prompts_of("a.png.txt") == prompts[:1]
-    assert seen.prompts_of("a.booru-like-tag-list.txt") == prompts[1:]
-    assert Look(extension=".cap", job=seen.job).prompts_of("a.cap") == ()
+    assert seen.prompts_of(Path("a.png.txt")) == prompts[:1]
+    assert seen.prompts_of(Path("a.booru-like-tag-list.txt")) == prompts[1:]
+    assert Look(extension=".cap", job=seen.job).prompts_of(Path("a.cap")) == ()
 
 
 def test_the_lines_of_a_dual_file_are_judged_each_in_its_style() -> None:
     tags, prose = dual_prompts()
     seen = look(tags, prose, together=True)
 
-    assert judge_text(f"{TAGS}\n{GOOD}", seen, "a.txt")[0].ok
-    verdict, bad = judge_text(f"{LOOP}\n{GOOD}", seen, "a.txt")
-    assert (verdict.glitch, bad) == ("repetition", (tags.name,))
-    assert verdict.why.startswith("line 1: ")
-    verdict, bad = judge_text(TAGS, seen, "a.txt")
-    assert (verdict.glitch, bad) == ("empty", (prose.name,))
+    assert judge_text(f"{TAGS}\n{GOOD}", seen, Path("a.txt")).verdict.ok
+    found = judge_text(f"{LOOP}\n{GOOD}", seen, Path("a.txt"))
+    assert (found.verdict.glitch, found.prompts) == ("repetition", (tags.name,))
+    assert found.verdict.why.startswith("line 1: ")
+    found = judge_text(TAGS, seen, Path("a.txt"))
+    assert (found.verdict.glitch, found.prompts) == ("empty", (prose.name,))
 
 
 def test_without_a_job_tags_over_prose_are_two_captions() -> None:
-    verdict, bad = judge_text(f"{TAGS}\nA dog sleeps on a", Look(), "a.txt")
+    found = judge_text(f"{TAGS}\nA dog sleeps on a", Look(), Path("a.txt"))
 
-    assert (verdict.glitch, bad) == ("truncated", ())
-    assert verdict.why.startswith("line 2: ")
-    assert judge_text(f"{TAGS}\n{GOOD}", Look(), "a.txt")[0].ok
+    assert (found.verdict.glitch, found.prompts) == ("truncated", ())
+    assert found.verdict.why.startswith("line 2: ")
+    assert judge_text(f"{TAGS}\n{GOOD}", Look(), Path("a.txt")).verdict.ok
 
 
 def test_what_was_put_around_captions_is_not_judged() -> None:
     dressing = Dressing(prefix="photo of ", suffix=" <lora:x>", trigger="ohwx")
     seen = look(build_prompt(), dressing=dressing)
 
-    assert judge_text("photo of ohwx, A dog <lora:x>", seen, "a.txt")[0].ok
-    assert judge_text("photo of ohwx,  <lora:x>", seen, "a.txt")[0].glitch == "empty"
-    assert judge_text("photo of ohwx, A dog on a <lora:x>", seen, "a.txt")[0].glitch == "truncated"
+    assert judge_text("photo of ohwx, A dog <lora:x>", seen, Path("a.txt")).verdict.ok
+    assert judge_text("photo of ohwx,  <lora:x>", seen, Path("a.txt")).verdict.glitch == "empty"
+    assert (
+        judge_text("photo of ohwx, A dog on a <lora:x>", seen, Path("a.txt")).verdict.glitch
+        == "truncated"
+    )
 
 
 texts = st.sampled_from([GOOD, TAGS, LOOP, "", "I'm sorry, but I can't help with that."])

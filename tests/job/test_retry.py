@@ -107,6 +107,21 @@ def test_failed_pictures_are_read_again(tmp_path: Path, server: FaultServer) -> 
     assert sidecar(bad).read_text() == name_of(color_of(1))
 
 
+@pytest.mark.parametrize("kept", ["skip", "keep"])
+def test_a_kept_glitch_gives_way_and_what_stood_beside_it_stays(
+    tmp_path: Path, server: FaultServer, kept: str
+) -> None:
+    (path,) = make_pictures(tmp_path, 1)
+    sidecar(path).write_text("My words.")
+    flags = ["--existing", "append", "--on-glitch", kept, "--no-check", "--retries", "0"]
+    with serving(lambda _: say(REFUSAL)) as refusing:
+        caption(tmp_path, refusing, *flags, code=1)
+        retry(tmp_path, refusing, "--no-check", "--retries", "0", code=1)
+    retry(tmp_path, server, "--no-check")
+
+    assert sidecar(path).read_text() == f"My words. {name_of(color_of(0))}"
+
+
 def test_nothing_to_do_is_said_and_no_server_is_needed(tmp_path: Path) -> None:
     make_pictures(tmp_path, 1)
     with serving() as server:

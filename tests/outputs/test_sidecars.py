@@ -23,6 +23,7 @@ from joycap_vllm.outputs import (
     undress,
     write_atomically,
 )
+from joycap_vllm.outputs.text import exchange, join
 
 names = st.lists(
     st.from_regex(r"[ab.]{0,3}[ab]\.(jpg|png|txt\.jpg|jpg\.png)", fullmatch=True),
@@ -242,3 +243,24 @@ def test_what_was_put_around_a_caption_can_be_taken_off(
     dressing = Dressing(prefix, suffix, trigger)
 
     assert undress(dress(caption, dressing), dressing) == one_line(caption)
+
+
+lines = st.text(st.sampled_from("ab ,.!"), min_size=1, max_size=8).map(one_line)
+
+
+@given(lines, lines, lines, st.booleans())
+def test_a_joined_text_gives_way_to_another_as_if_it_had_never_been(
+    own: str, old: str, new: str, tags: bool
+) -> None:
+    assume(own.strip(" ,") and old.strip(" ,") and new)
+    after = exchange(join(own, old, tags=tags), old, new, tags=tags, first=False)
+    before = exchange(join(old, own, tags=tags), old, new, tags=tags, first=True)
+
+    assert after == join(own, new, tags=tags)
+    assert before == join(new, own, tags=tags)
+
+
+def test_a_text_that_only_ends_alike_is_not_exchanged() -> None:
+    assert exchange("A bobcat", "cat", "dog", tags=False, first=False) is None
+    assert exchange("category", "cat", "dog", tags=True, first=True) is None
+    assert exchange("My words.", "", "dog", tags=False, first=False) is None

@@ -1,0 +1,60 @@
+"""Who wrote a sidecar: the job, or somebody else."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+
+from joycap_vllm.errors import OutputError
+from joycap_vllm.job.records import read_file
+from joycap_vllm.job.stored import StoredJob
+from joycap_vllm.outputs import dress
+from joycap_vllm.sources import IMAGE_SUFFIXES
+
+
+def is_foreign(line: str, job: StoredJob) -> bool:
+    """Whether a line of a sidecar is none of the captions that its job ever had.
+
+    It is not where the line says nothing, or where no journal tells.
+    """
+    try:
+        journals = sorted(job.state.glob("journal-*.jsonl"))
+        known = _captions(job, tuple((path, path.stat().st_size) for path in journals))
+    except (OSError, OutputError):
+        return False
+    return bool(journals and line.strip()) and _digest(line.strip()) not in known
+
+
+@lru_cache(maxsize=2)
+def _captions(job: StoredJob, journals: tuple[tuple[Path, int], ...]) -> frozenset[bytes]:
+    """Digests of all captions that the job ever had, as they stand in sidecars."""
+    tagged = job.sidecars.tag_prompts
+    return frozenset(
+        _digest(dress(data["caption"], job.sidecars.dressing, tags=data["prompt"] in tagged))
+        for path, _ in journals
+        for data, _, _ in read_file(path)
+        if isinstance(data.get("caption"), str)
+    )
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(os.fsencode(text), digest_size=8).digest()
+
+
+def has_image(job: StoredJob, path: Path, stem: str) -> bool:
+    """Whether an image whose sidecars have this stem belongs to a sidecar's folder."""
+    folder, sidecars = path.parent, job.sidecars
+    if sidecars.out is not None and folder.is_relative_to(sidecars.out):
+        folder = sidecars.root / folder.relative_to(sidecars.out)
+    try:
+        return stem in _stems(folder, folder.stat().st_mtime_ns)
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=4)
+def _stems(folder: Path, _changed: int) -> frozenset[str]:
+    images = [each for each in folder.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES]
+    return frozenset(name for image in images for name in (image.name, image.stem))
