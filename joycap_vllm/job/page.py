@@ -180,8 +180,23 @@ def _images(report: Report, most: int) -> Iterator[str]:
     some = f" (the worst {len(shown):,} of {len(by_image):,})" if len(shown) < len(by_image) else ""
     yield f"<h2>Images, worst first{some}</h2>\n"
     places = [find_image(tasks[0].key, report.journals[tasks[0].journal]) for tasks in shown]
+    yield _sources(shown, places, report)
     for tasks, picture in zip(shown, thumbnails(places), strict=True):
         yield _image(tasks, picture)
+
+
+def _sources(
+    shown: Sequence[Sequence[Troubled]], places: Sequence[Path | None], report: Report
+) -> str:
+    """Where the pictures come from, which `job.json` may have said: whoever passes the page on
+    should know."""
+    used: dict[Path, None] = {}
+    for tasks, place in zip(shown, places, strict=True):
+        if place is not None:
+            roots = report.journals[tasks[0].journal]
+            used[next(root for root in roots if place.is_relative_to(root))] = None
+    folders = ", ".join(map(str, used))
+    return f'<p class="soft">pictures from {text(folders)}</p>\n' if used else ""
 
 
 def _image(tasks: Sequence[Troubled], picture: str | None) -> str:

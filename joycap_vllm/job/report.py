@@ -152,7 +152,9 @@ def _roots(state: Path, given: Path) -> tuple[Path, ...]:
     roots = []
     # Missing where the job keeps its journal in the folder of its images.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        roots.append(Path(orjson.loads((state / "job.json").read_bytes())["settings"]["root"]))
+        root = Path(orjson.loads((state / "job.json").read_bytes())["settings"]["root"])
+        if root.is_absolute() and ".." not in root.parts:
+            roots.append(root)
     roots.append(state.parent if state.name == ".joycap" else state)
     return (*dict.fromkeys([*roots, given.absolute()]),)
 

@@ -360,6 +360,32 @@ def test_as_many_pictures_as_asked_for_the_worst_of_them(tmp_path: Path) -> None
     assert page_of(tmp_path, pictures=0).tags["article"] == 0
 
 
+def test_the_page_tells_the_folder_that_its_pictures_come_from(tmp_path: Path) -> None:
+    photos, job = tmp_path / "photos", tmp_path / "job"
+    photos.mkdir()
+    Image.new("RGB", (9, 9)).save(photos / "a.png")
+    journal(job, looped("a.png", 2))
+    (job / "job.json").write_bytes(orjson.dumps({"settings": {"root": str(photos)}}))
+    page = page_of(job)
+
+    assert page.tags["img"] == 1
+    assert f"pictures from {photos}" in page.text
+
+
+@pytest.mark.parametrize("root", ["{}/job/../photos", "photos"])
+def test_a_root_that_leads_astray_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "photos" / "a.png")
+    journal(tmp_path / "job", looped("a.png", 2))
+    settings = {"settings": {"root": root.format(tmp_path)}}
+    (tmp_path / "job" / "job.json").write_bytes(orjson.dumps(settings))
+
+    assert page_of(tmp_path / "job").tags["img"] == 0
+
+
 def test_a_journal_shows_no_file_outside_its_job(tmp_path: Path) -> None:
     root = tmp_path / "job"
     root.mkdir()
