@@ -17,7 +17,14 @@ import orjson
 import typer
 from PIL import Image
 
-from joycap_vllm.cli.options import AskFlags, CaptionFlags, captioner_of, settings_of, urls_of
+from joycap_vllm.cli.options import (
+    AskFlags,
+    CaptionFlags,
+    captioner_of,
+    rate_of,
+    settings_of,
+    urls_of,
+)
 from joycap_vllm.cli.panel import Panel, sum_up
 from joycap_vllm.cli.talk import say as say
 from joycap_vllm.errors import JoycapError, UsageError
@@ -77,7 +84,7 @@ def run_retry(folder: Path, wanted: frozenset[str], flags: AskFlags) -> int:
         chosen.images,
         urls=urls_of(flags),
         captioner=captioner_of(flags),
-        max_glitch_rate=1.0,  # what went wrong once does so far more often than usual
+        max_glitch_rate=rate_of(flags.max_glitch_rate),
         accept_changes=flags.accept_changes,
     )
     return run_settings(settings, flags)

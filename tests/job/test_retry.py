@@ -122,6 +122,22 @@ def test_a_kept_glitch_gives_way_and_what_stood_beside_it_stays(
     assert sidecar(path).read_text() == f"My words. {name_of(color_of(0))}"
 
 
+def test_a_limit_for_glitches_may_be_set_and_its_advice_is_of_this_command(
+    tmp_path: Path,
+) -> None:
+    make_pictures(tmp_path, 50)
+    with serving(lambda _: say(REFUSAL)) as server:
+        caption(
+            tmp_path, server, "--no-check", "--retries", "0", "--max-glitch-rate", "off", code=1
+        )
+        flags = ["--base-url", server.url, "--no-check", "--retries", "0"]
+        joycap("retry", tmp_path, *flags, code=1)
+        done = joycap("retry", tmp_path, *flags, "--max-glitch-rate", "0.2", code=3)
+
+    assert "--max-glitch-rate, now 0.2" in done.stderr
+    assert "--again" not in done.stderr
+
+
 def test_nothing_to_do_is_said_and_no_server_is_needed(tmp_path: Path) -> None:
     make_pictures(tmp_path, 1)
     with serving() as server:
