@@ -73,6 +73,10 @@ def _job_of(
     known = state or find_job(root)
     if known is not None:
         return load_job(known)
+    say(
+        f"no job is known of {root}: it becomes one of its own (a journal that --journal put "
+        "elsewhere is not found from here: `joycap retry` on its folder knows that job)"
+    )
     defaults = {name: each.default for name, each in signature(caption).parameters.items()}
     given = {name: value for name, value in asked.items() if value is not None}
     own = {"inputs": [str(root)], "ext": look.ending}
