@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from joycap_vllm.cli.caption import caption
-from joycap_vllm.cli.options import AskFlags, CaptionFlags, captioner_of, settings_of, urls_of
+from joycap_vllm.cli.options import (
+    AskFlags,
+    CaptionFlags,
+    captioner_of,
+    rate_of,
+    settings_of,
+    urls_of,
+)
 from joycap_vllm.cli.running import INTERRUPTED, run_settings
 from joycap_vllm.cli.talk import say
 from joycap_vllm.job import StoredJob, ask_again, load_job
-from joycap_vllm.job.fix import Mending, by_job, mend, still_bad
+from joycap_vllm.job.fix import Mending, by_job, mend
 from joycap_vllm.job.lint import Bad
 from joycap_vllm.job.lint_sidecars import Look
 from joycap_vllm.job.stored import find_job
@@ -21,7 +28,7 @@ from joycap_vllm.job.stored import find_job
 
 def fix(
     bad: Sequence[Bad], given: Sequence[Path], look: Look, asked: dict[str, Any], flags: AskFlags
-) -> tuple[int, int]:
+) -> int:
     """Captions bad sidecars again, job by job.
 
     Args:
@@ -32,18 +39,15 @@ def fix(
         flags: Where to ask.
 
     Returns:
-        How many are good now, and the exit code of a run that could not end.
+        The exit code of a run that could not end, else 0.
 
     Raises:
         JoycapError: As jobs do.
     """
-    jobs: dict[Path, StoredJob] = {}
     for state, root, members in by_job(bad, given):
         job = _job_of(state, root, look, asked, flags)
-        if state is not None:
-            jobs[state] = job
-            if any(value is not None for value in asked.values()):
-                say(f"{state}: its job's own prompts are asked, not those of the flags")
+        if state is not None and any(value is not None for value in asked.values()):
+            say(f"{state}: its job's own prompts are asked, not those of the flags")
         mending = mend(job, members)
         _tell(mending)
         if not mending.tasks:
@@ -55,11 +59,12 @@ def fix(
             urls=urls_of(flags),
             captioner=captioner_of(flags),
             replace=True,
+            max_glitch_rate=rate_of(flags.max_glitch_rate),
             accept_changes=flags.accept_changes,
         )
         if run_settings(settings, flags) == INTERRUPTED:
-            return len(bad) - still_bad(bad, look, jobs), INTERRUPTED
-    return len(bad) - still_bad(bad, look, jobs), 0
+            return INTERRUPTED
+    return 0
 
 
 def _job_of(
@@ -68,6 +73,10 @@ def _job_of(
     known = state or find_job(root)
     if known is not None:
         return load_job(known)
+    say(
+        f"no job is known of {root}: it becomes one of its own (a journal that --journal put "
+        "elsewhere is not found from here: `joycap retry` on its folder knows that job)"
+    )
     defaults = {name: each.default for name, each in signature(caption).parameters.items()}
     given = {name: value for name, value in asked.items() if value is not None}
     own = {"inputs": [str(root)], "ext": look.ending}

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from joycap_vllm.cli.answers import MaxGlitchRate
 from joycap_vllm.cli.flags import (
     ASK,
     ApiKeyFile,
@@ -106,6 +107,7 @@ def lint(
     retries: Retries = 4,
     max_pixels: MaxPixels = 178_956_970,
     wire: Wire = "auto",
+    max_glitch_rate: MaxGlitchRate = "0.3",
 ) -> None:
     """Judge captions: one JSON line for each on stdout, in order; the summary on stderr.
 
@@ -139,6 +141,7 @@ def lint(
         retries=retries,
         max_pixels=max_pixels,
         wire=wire,
+        max_glitch_rate=max_glitch_rate,
         accept_changes=False,
         as_json=False,
     )

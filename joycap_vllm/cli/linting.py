@@ -17,7 +17,7 @@ from joycap_vllm.cli.talk import say
 from joycap_vllm.errors import UsageError
 from joycap_vllm.job.lint import Findings
 from joycap_vllm.job.lint_rows import lint_rows
-from joycap_vllm.job.lint_sidecars import Look, lint_sidecars
+from joycap_vllm.job.lint_sidecars import Look, lint_sidecars, still_bad
 from joycap_vllm.job.pool import cores
 
 
@@ -59,8 +59,11 @@ def run_lint(flags: LintFlags) -> int:
         if flags.fix and total.bad:
             from joycap_vllm.cli.fixing import fix
 
-            fixed, code = fix(total.bad, flags.paths, look, flags.asked, flags.ask)
-            say(f"{fixed} of {len(total.bad)} bad captions are good now")
+            try:
+                code = fix(total.bad, flags.paths, look, flags.asked, flags.ask)
+            finally:
+                fixed = len(total.bad) - still_bad(total.bad, look)
+                say(f"{fixed} of {len(total.bad)} bad captions are good now")
     finally:
         if flags.as_json:
             seconds = round(time.monotonic() - began, 3)

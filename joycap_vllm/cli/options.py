@@ -32,6 +32,7 @@ class AskFlags:
     retries: int
     max_pixels: int
     wire: Literal["auto", "jpeg", "png", "bmp"]
+    max_glitch_rate: str
     accept_changes: bool
     as_json: bool
 
@@ -56,7 +57,6 @@ class CaptionFlags(AskFlags):
     top_k: int
     max_tokens: int
     seed: int | None
-    max_glitch_rate: str
     on_glitch: Literal["skip", "keep"]
     out: Path | None
     form: Literal["txt"]
@@ -230,7 +230,7 @@ def settings_of(flags: CaptionFlags) -> JobSettings:
         limit=flags.limit,
         sample=flags.sample,
         again=_again(flags.again or []),
-        max_glitch_rate=_rate(flags.max_glitch_rate),
+        max_glitch_rate=rate_of(flags.max_glitch_rate),
         accept_changes=flags.accept_changes,
     )
 
@@ -294,7 +294,12 @@ def _concurrency(text: str) -> int | None:
     return int(text)
 
 
-def _rate(text: str) -> float:
+def rate_of(text: str) -> float:
+    """The part of tasks that may get a bad answer; 1 where it is `off`.
+
+    Raises:
+        UsageError: It is none.
+    """
     try:
         rate = 1.0 if text == "off" else float(text)
     except ValueError:

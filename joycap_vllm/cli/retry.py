@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from joycap_vllm.cli.answers import MaxGlitchRate
 from joycap_vllm.cli.flags import (
     AcceptChanges,
     ApiKeyFile,
@@ -55,6 +56,7 @@ def retry(
     retries: Retries = 4,
     max_pixels: MaxPixels = 178_956_970,
     wire: Wire = "auto",
+    max_glitch_rate: MaxGlitchRate = "off",
     accept_changes: AcceptChanges = False,
     as_json: AsJson = False,
 ) -> None:

@@ -17,11 +17,19 @@ import orjson
 import typer
 from PIL import Image
 
-from joycap_vllm.cli.options import AskFlags, CaptionFlags, captioner_of, settings_of, urls_of
+from joycap_vllm.cli.options import (
+    AskFlags,
+    CaptionFlags,
+    captioner_of,
+    rate_of,
+    settings_of,
+    urls_of,
+)
 from joycap_vllm.cli.panel import Panel, sum_up
 from joycap_vllm.cli.talk import say as say
 from joycap_vllm.errors import JoycapError, UsageError
 from joycap_vllm.job import (
+    Chosen,
     JobSettings,
     Journal,
     Plan,
@@ -64,23 +72,40 @@ def run_retry(folder: Path, wanted: frozenset[str], flags: AskFlags) -> int:
     """
     job = load_job(job_folder(folder))
     chosen = choose(job, read_records(job.state), wanted)
-    if chosen.gone:
-        say(f"{chosen.gone} are left out: their images are gone, or their prompt is asked no more")
+    _tell_left_out(chosen, job.sidecars.root)
     if not chosen.tasks:
-        say(f"nothing to ask again: no task in {job.state} ended {' or '.join(sorted(wanted))}")
+        more = "else " if chosen.gone or chosen.dropped or chosen.outside else ""
+        say(
+            f"nothing {more}to ask again: no {'other ' if more else ''}task in {job.state} ended "
+            f"{' or '.join(sorted(wanted))}"
+        )
         if flags.as_json:
             typer.echo(orjson.dumps(Progress().summary().as_json()).decode())
-        return 0
+        return int(chosen.gone + chosen.outside > 0)
     settings = ask_again(
         job,
         chosen.tasks,
         chosen.images,
         urls=urls_of(flags),
         captioner=captioner_of(flags),
-        max_glitch_rate=1.0,  # what went wrong once does so far more often than usual
+        max_glitch_rate=rate_of(flags.max_glitch_rate),
         accept_changes=flags.accept_changes,
     )
-    return run_settings(settings, flags)
+    return run_settings(settings, flags) or int(chosen.gone + chosen.outside > 0)
+
+
+def _tell_left_out(chosen: Chosen, root: Path) -> None:
+    if chosen.gone and not root.is_dir():
+        say(
+            f"{chosen.gone} are left out: the folder of their images, {root}, is not there; put it "
+            "back, or run `joycap caption` on the folder where they are now, with the same --out"
+        )
+    elif chosen.gone:
+        say(f"{chosen.gone} are left out: their images are gone from {root}")
+    if chosen.dropped:
+        say(f"{chosen.dropped} are left out: their prompt is asked no more")
+    if chosen.outside:
+        say(f"{chosen.outside} are left out: the journal names images outside {root}")
 
 
 def run_settings(settings: JobSettings, flags: AskFlags) -> int:

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
+    "Chosen",
     "JobSettings",
     "Journal",
     "Plan",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Chosen": "again",
     "JobSettings": "settings",
     "Journal": "journal",
     "Plan": "plan",
@@ -61,7 +63,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from joycap_vllm.job.again import ask_again, choose, job_folder
+    from joycap_vllm.job.again import Chosen, ask_again, choose, job_folder
     from joycap_vllm.job.journal import Journal
     from joycap_vllm.job.page import write_page
     from joycap_vllm.job.plan import Plan, Survey

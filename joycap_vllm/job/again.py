@@ -15,7 +15,7 @@ from joycap_vllm.job.report import journals_of
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.job.stored import StoredJob
 from joycap_vllm.job.trouble import USUAL_MOST
-from joycap_vllm.sources import Source, path_of
+from joycap_vllm.sources import Source, path_of, unescaped
 
 Task = tuple[str, str]
 ENDINGS = ("glitched", "failed", *GLITCHES)
@@ -28,12 +28,16 @@ class Chosen:
     Args:
         tasks: Keys and prompts.
         images: The images' files.
-        gone: Tasks whose image is no longer there, or whose prompt the job asks no more.
+        gone: Tasks whose image is no longer there.
+        dropped: Tasks whose prompt the job asks no more.
+        outside: Tasks whose key leads out of the job's folder, which no job writes.
     """
 
     tasks: frozenset[Task]
     images: tuple[Path, ...]
-    gone: int
+    gone: int = 0
+    dropped: int = 0
+    outside: int = 0
 
 
 def job_folder(path: Path) -> Path:
@@ -42,7 +46,13 @@ def job_folder(path: Path) -> Path:
     Raises:
         UsageError: There is no journal.
     """
-    return journals_of(path)[0].absolute().parent
+    try:
+        return journals_of(path)[0].absolute().parent
+    except UsageError as error:
+        raise UsageError(
+            f"{error}. A job keeps its journal in the folder of its captions (that of --out, where "
+            "it had one), or where --journal said: then name that folder"
+        ) from error
 
 
 def choose(job: StoredJob, records: Mapping[Task, Record], wanted: Collection[str]) -> Chosen:
@@ -65,10 +75,24 @@ def choose(job: StoredJob, records: Mapping[Task, Record], wanted: Collection[st
         if record.outcome in wanted or (record.outcome != "ok" and record.glitch in wanted)
     }
     asked = {prompt.name for prompt in job.prompts}
-    images = {key: path_of(key, job.sidecars.root) for key in sorted({key for key, _ in tasks})}
+    kept = {task for task in tasks if task[1] in asked}
+    inside = {task for task in kept if _stays_inside(task[0])}
+    root = job.sidecars.root
+    images = {key: path_of(key, root) for key in sorted({key for key, _ in inside})}
     there = {key: path for key, path in images.items() if os.path.lexists(path)}
-    left = frozenset(task for task in tasks if task[0] in there and task[1] in asked)
-    return Chosen(left, tuple(there.values()), len(tasks) - len(left))
+    left = frozenset(task for task in inside if task[0] in there)
+    return Chosen(
+        left,
+        tuple(there.values()),
+        gone=len(inside) - len(left),
+        dropped=len(tasks) - len(kept),
+        outside=len(kept) - len(inside),
+    )
+
+
+def _stays_inside(key: str) -> bool:
+    path = unescaped(key)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in key
 
 
 def ask_again(

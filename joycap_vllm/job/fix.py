@@ -8,7 +8,6 @@ from pathlib import Path
 
 from joycap_vllm.job.again import Task
 from joycap_vllm.job.lint import Bad
-from joycap_vllm.job.lint_sidecars import Files, Look, judge_files
 from joycap_vllm.job.plan import Plan
 from joycap_vllm.job.records import Record, read_records
 from joycap_vllm.job.settings import JobSettings
@@ -117,12 +116,3 @@ def by_job(
 def _given_folder(path: Path, given: Sequence[Path]) -> Path:
     around = [folder for folder in given if folder in path.parents]
     return absolute(min(around, key=lambda folder: len(folder.parts), default=path.parent))
-
-
-def still_bad(bad: Iterable[Bad], look: Look, jobs: dict[Path, StoredJob]) -> int:
-    """How many of the sidecars are no good captions yet."""
-    count = 0
-    for each in bad:
-        own = replace(look, job=jobs.get(each.state) if each.state else None)
-        count += judge_files(Files(own, (each.path,)), bad_only=True).ok == 0
-    return count

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -187,6 +187,16 @@ def judge_files(files: Files, *, bad_only: bool) -> Findings:
             bad = Bad(path, found.prompts, state, found.foreign, found.left)
             notes.findings.bad.append(bad)
     return notes.done()
+
+
+def still_bad(bad: Sequence[Bad], look: Look) -> int:
+    """How many sidecars that were bad are no good captions yet."""
+    states = {each.state for each in bad}
+    jobs = {state: None if state is None else known_job(state) for state in states}
+    looks = {state: replace(look, job=job) for state, job in jobs.items()}
+    return sum(
+        judge_files(Files(looks[each.state], (each.path,)), bad_only=True).ok == 0 for each in bad
+    )
 
 
 class _UnreadableError(Exception):

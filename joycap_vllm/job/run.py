@@ -299,12 +299,15 @@ class _Run:
 def _way_out(settings: JobSettings) -> str:
     state = settings.state
     folder = shlex.quote(str(state.parent if state.name == ".joycap" else state))
+    again = (
+        ", and with --again glitched --again failed also asks again what went wrong (or: joycap "
+        f"retry {folder} --only glitched)"
+    )
     return (
         "The job stops before more is wasted; all it has is kept. Look at the server (joycap "
-        "doctor --base-url URL) and mend it. Then the same command goes on, and with --again "
-        "glitched --again failed also asks again what went wrong (or: joycap retry "
-        f"{folder} --only glitched). --max-glitch-rate, now {settings.max_glitch_rate:g}, sets how "
-        "many are too many; off never stops"
+        "doctor --base-url URL) and mend it. Then the same command goes on"
+        f"{again if settings.only is None else ' with what is left'}. --max-glitch-rate, now "
+        f"{settings.max_glitch_rate:g}, sets how many are too many; off never stops"
     )
 
 

@@ -126,6 +126,8 @@ def check_settings(settings: JobSettings) -> None:
         old = None if settings.accept_changes else {JOB_FILE: f"unreadable ({error})"}
     if settings.only is not None:
         job = stored or job  # a few tasks asked again do not tell how the job is asked
+        if stored and isinstance(old, dict):
+            old = old | {"root": new["root"]}  # it is the stored job's, wherever that has moved
     if (old, stored) == (new, job):
         return
     if old != new and old is not None and not settings.accept_changes:

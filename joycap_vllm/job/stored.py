@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -36,12 +36,13 @@ class StoredJob:
     on_glitch: Literal["skip", "keep"] = "skip"
 
     def entry(self) -> dict[str, Any]:
-        """Plain data for `job.json`; folders around the state folder are relative to it."""
+        """Plain data for `job.json`; folders that may move together with the state folder, since
+        they share a folder around them, are relative to it."""
 
         def text_of(value: Any) -> Any:
             if not isinstance(value, Path):
                 return sorted(value)
-            near = self.state.is_relative_to(value)  # they move together
+            near = os.path.commonpath([self.state, value]) != os.path.sep
             return escaped(Path(os.path.relpath(value, self.state)) if near else value)
 
         plain: dict[str, Any] = orjson.loads(orjson.dumps(asdict(self), default=text_of))
@@ -66,7 +67,8 @@ def load_job(state: Path) -> StoredJob:
     """
     path, state = state / JOB_FILE, absolute(state)
     try:
-        return StoredJob.of_entry(orjson.loads(path.read_bytes())["job"], state)
+        data = orjson.loads(path.read_bytes())
+        return _where_images_are(StoredJob.of_entry(data["job"], state), data)
     except FileNotFoundError as error:
         raise UsageError(f"no job in {state}: {JOB_FILE} is missing") from error
     except OSError as error:
@@ -77,6 +79,15 @@ def load_job(state: Path) -> StoredJob:
             "wrote it): run the job's own `joycap caption` once more, which asks nothing that is "
             "captioned and writes it anew"
         ) from error
+
+
+def _where_images_are(job: StoredJob, data: Any) -> StoredJob:
+    """The job with the root of its settings, where it moved without its images."""
+    root = data["settings"].get("root") if isinstance(data.get("settings"), dict) else None
+    if not isinstance(root, str) or job.sidecars.root.is_dir():
+        return job
+    known = unescaped(root)
+    return replace(job, sidecars=replace(job.sidecars, root=known)) if known.is_dir() else job
 
 
 def _made(kind: Any, value: Any, state: Path) -> Any:

@@ -273,23 +273,6 @@ def test_prose_of_ones_own_is_no_half_of_a_dual_sidecar(
     assert server.asked == []
 
 
-def test_a_name_that_ends_like_a_prompt_is_an_images_own(tmp_path: Path) -> None:
-    (path,) = make_pictures(tmp_path, 1)
-    path = path.rename(tmp_path / "foo.straightforward.png")
-
-    def both(asked: Asked) -> Reaction:
-        return say("1girl, solo, plain" if "tag" in asked.prompt else "A plain picture.")
-
-    with serving(both) as server:
-        types = ["--type", "booru-like-tag-list", "--type", "straightforward"]
-        caption(tmp_path, server, *types, "--no-check")
-        (tmp_path / "foo.straightforward.straightforward.txt").write_text(LOOP)
-        server.asked.clear()
-        summary, _ = fix(tmp_path, server, "--no-check")
-
-    assert (summary["glitched"], summary["fixed"], len(server.asked)) == (1, 1, 1)
-
-
 def test_of_a_dual_sidecar_only_the_bad_line_is_asked_and_replaced(tmp_path: Path) -> None:
     (path,) = make_pictures(tmp_path, 1)
 
@@ -349,3 +332,25 @@ def test_tags_of_a_job_are_judged_as_tags(tmp_path: Path) -> None:
 
     assert joycap("lint", tmp_path).returncode == 0
     joycap("lint", sidecar(path), "--style", "prose", code=1)
+
+
+def test_what_is_mended_before_trouble_comes_is_counted(tmp_path: Path) -> None:
+    paths = make_pictures(tmp_path, 60)
+    for path in paths:
+        sidecar(path).write_text(LOOP)
+
+    def breaking(asked: Asked) -> Reaction:
+        good = asked.color in {color_of(number) for number in range(5)}
+        return say(name_of(asked.color) if good else REFUSAL)
+
+    with serving(breaking) as server:
+        flags = ["--no-check", "--retries", "0", "--concurrency", "2"]
+        summary, done = fix(tmp_path, server, *flags, code=3)
+        fix(tmp_path, server, *flags, "--max-glitch-rate", "off", code=1)
+
+    mended = sum(sidecar(path).read_text() != LOOP for path in paths)
+    assert summary["fixed"] > 0
+    assert f"{summary['fixed']} of 60 bad captions are good now" in done.stderr
+    assert mended == 5
+    assert "--max-glitch-rate, now 0.3" in done.stderr
+    assert "--again" not in done.stderr

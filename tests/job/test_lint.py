@@ -68,6 +68,17 @@ def test_each_prompt_of_a_job_is_told_by_the_end_of_the_name() -> None:
     assert Look(extension=".cap", job=seen.job).prompts_of(Path("a.cap")) == ()
 
 
+def test_a_name_that_ends_like_a_prompt_may_be_an_images_own(tmp_path: Path) -> None:
+    prompts = (build_prompt("booru-like-tag-list"), build_prompt("straightforward"))
+    for name in ("a.straightforward.png", "b.JPG"):
+        (tmp_path / name).touch()
+    seen = look(*prompts)
+
+    assert seen.prompts_of(tmp_path / "a.straightforward.txt") == prompts[:1]
+    assert seen.prompts_of(tmp_path / "a.straightforward.straightforward.txt") == prompts[1:]
+    assert seen.prompts_of(tmp_path / "b.straightforward.txt") == prompts[1:]
+
+
 def test_the_lines_of_a_dual_file_are_judged_each_in_its_style() -> None:
     tags, prose = dual_prompts()
     seen = look(tags, prose, together=True)

@@ -122,6 +122,22 @@ def test_a_kept_glitch_gives_way_and_what_stood_beside_it_stays(
     assert sidecar(path).read_text() == f"My words. {name_of(color_of(0))}"
 
 
+def test_a_limit_for_glitches_may_be_set_and_its_advice_is_of_this_command(
+    tmp_path: Path,
+) -> None:
+    make_pictures(tmp_path, 50)
+    with serving(lambda _: say(REFUSAL)) as server:
+        caption(
+            tmp_path, server, "--no-check", "--retries", "0", "--max-glitch-rate", "off", code=1
+        )
+        flags = ["--base-url", server.url, "--no-check", "--retries", "0"]
+        joycap("retry", tmp_path, *flags, code=1)
+        done = joycap("retry", tmp_path, *flags, "--max-glitch-rate", "0.2", code=3)
+
+    assert "--max-glitch-rate, now 0.2" in done.stderr
+    assert "--again" not in done.stderr
+
+
 def test_nothing_to_do_is_said_and_no_server_is_needed(tmp_path: Path) -> None:
     make_pictures(tmp_path, 1)
     with serving() as server:
@@ -185,7 +201,7 @@ def test_a_glitch_that_was_handed_out_is_replaced_but_a_users_own_text_stays(
 
 def test_images_that_are_gone_are_left_out_and_said(job: Path, server: FaultServer) -> None:
     (job / "with space" / "p 1.png").unlink()
-    done = joycap("retry", job, "--base-url", server.url)
+    done = joycap("retry", job, "--base-url", server.url, code=1)
 
     assert "1 are left out" in done.stderr
     assert "2 ok" in done.stderr
@@ -197,6 +213,73 @@ def test_a_moved_folder_is_asked_where_it_is_now(job: Path, server: FaultServer)
 
     assert retry(moved, server)["ok"] == 3
     assert (moved / "with space" / "p 1.txt").exists()
+
+
+@pytest.mark.parametrize("moved", ["tree", "out"])
+def test_a_job_with_a_folder_for_its_captions_finds_its_images_after_a_move(
+    tmp_path: Path, server: FaultServer, moved: str
+) -> None:
+    make_pictures(tmp_path / "tree" / "in", 2)
+    out = tmp_path / "tree" / "out"
+    with serving(lambda _: say(REFUSAL)) as refusing:
+        flags = ["--no-check", "--retries", "0"]
+        caption(tmp_path / "tree" / "in", refusing, "--out", out, *flags, code=1)
+    (tmp_path / "else" / "where").mkdir(parents=True)
+    if moved == "tree":
+        shutil.move(tmp_path / "tree", tmp_path / "else" / "tree")
+        out = tmp_path / "else" / "tree" / "out"
+    else:
+        out = out.rename(tmp_path / "else" / "where" / "out")
+
+    assert retry(out, server, "--no-check")["ok"] == 2
+    assert (out / "p 0.txt").read_text() == name_of(color_of(0))
+
+
+def test_a_folder_of_images_that_is_gone_is_named_and_its_tasks_are_not_fine(
+    tmp_path: Path, server: FaultServer
+) -> None:
+    make_pictures(tmp_path / "in", 2)
+    with serving(lambda _: say(REFUSAL)) as refusing:
+        flags = ["--no-check", "--retries", "0", "--out", str(tmp_path / "out")]
+        caption(tmp_path / "in", refusing, *flags, code=1)
+    (tmp_path / "in").rename(tmp_path / "away")
+    done = joycap("retry", tmp_path / "out", "--base-url", server.url, code=1)
+
+    assert f"the folder of their images, {tmp_path / 'in'}, is not there" in done.stderr
+    assert "nothing else to ask again" in done.stderr
+
+
+@pytest.mark.parametrize("key", ["../other/v.png", "{}/other/v.png", "a/../../other/v.png"])
+def test_a_key_that_leads_out_of_the_jobs_folder_is_not_followed(
+    tmp_path: Path, server: FaultServer, key: str
+) -> None:
+    folder = tmp_path / "job"
+    (path,) = make_pictures(folder, 1)
+    make_pictures(tmp_path / "other", 1)[0].rename(tmp_path / "other" / "v.png")
+    with serving(lambda _: say(REFUSAL)) as refusing:
+        caption(folder, refusing, "--no-check", "--retries", "0", code=1)
+    (row,) = records(folder)
+    (folder / ".joycap" / "journal-x-1.jsonl").write_bytes(
+        orjson.dumps(row | {"key": key.format(tmp_path)}) + b"\n"
+    )
+    done = joycap("retry", folder, "--base-url", server.url, "--no-check", code=1)
+
+    assert "1 are left out: the journal names images outside" in done.stderr
+    assert len(server.asked) == 1
+    assert sidecar(path).exists()
+    assert [each.name for each in (tmp_path / "other").iterdir()] == ["v.png"]
+
+
+def test_a_journal_elsewhere_is_to_be_named(tmp_path: Path, server: FaultServer) -> None:
+    (path,) = make_pictures(tmp_path / "in", 1)
+    with serving(lambda _: say(REFUSAL)) as refusing:
+        flags = ["--journal", str(tmp_path / "kept"), "--no-check", "--retries", "0"]
+        caption(tmp_path / "in", refusing, *flags, code=1)
+    done = joycap("retry", tmp_path / "in", "--base-url", server.url, code=2)
+
+    assert "--journal" in done.stderr
+    assert retry(tmp_path / "kept", server, "--no-check")["ok"] == 1
+    assert sidecar(path).exists()
 
 
 def test_folders_whose_names_are_no_text_are_found_again(tmp_path: Path) -> None:
