@@ -61,7 +61,7 @@ def find_cut(reading: Reading, style: Style, finish_reason: str | None) -> str:
         return ""
     if _HANGING.search(said[-24:]) and not reading.is_post:
         return f"it breaks off at {tail}"
-    if not _ENDS.search(said) and _is_flowing(reading, said):
+    if not _ENDS.search(said[-1:]) and _is_flowing(reading, said):
         return f"its last sentence has no end: {tail}"
     return ""
 

@@ -6,11 +6,12 @@ import re
 from functools import cached_property
 
 _QUOTED = re.compile(r'"[^"\n]{0,400}+"')
-_OTHER_QUOTED = re.compile(
-    r"“[^“”\n]{0,400}+”|«[^«»\n]{0,400}+»|「[^「」\n]{0,400}+」"
-    r"|(?<![\w'])'(?:[^'\n]|'(?=\w)){2,200}'(?!\w)|‘[^‘’\n]{0,200}+’"
-)
-_OTHER_QUOTES = ("“", "«", "「", "‘", " '", "\n'", "('")  # an apostrophe opens nothing
+_SINGLE = re.compile(r"(?<![\w'])'(?:[^'\n]|'(?=\w)){2,200}'(?!\w)")
+_SINGLE_MARKS = (" '", "\n'", "('")  # an apostrophe opens nothing
+_OTHERS = {  # by themselves, since a pattern that begins with a letter is found faster
+    pair[0]: re.compile(rf"{pair[0]}[^{pair}\n]{{0,400}}+{pair[1]}")
+    for pair in ("“”", "«»", "「」", "‘’")
+}
 _FOREIGN = re.compile("[\u0370-\u1aff\u1f00-\u1fff\u3040-\uabff\uac00-\ud7ff]")
 _LEAST = 3  # words outside of quotations
 _POST = re.compile(r"(?<!\w)#[A-Za-z]\w+|[\U0001f300-\U0001faff\u2600-\u27bf]")
@@ -52,8 +53,11 @@ class Reading:
             rest = '""'.join(parts[::2])
         else:
             rest = _QUOTED.sub('""', self.text)
-        if any(mark in rest for mark in _OTHER_QUOTES):
-            rest = _OTHER_QUOTED.sub('""', rest)
+        for mark, quoted in _OTHERS.items():
+            if mark in rest:
+                rest = quoted.sub('""', rest)
+        if any(mark in rest for mark in _SINGLE_MARKS):
+            rest = _SINGLE.sub('""', rest)
         return rest if len(rest.replace('""', " ").split()) >= _LEAST else self.text
 
     @cached_property
