@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from joycap_vllm.glitch.reading import FUNCTION_WORDS, Reading, shown
+from joycap_vllm.glitch.reading import FOREIGN, FOREIGN_LETTER, FUNCTION_WORDS, Reading, shown
 from joycap_vllm.prompts import Style
 
 # Pieces of words run together: "supportivetriggerExhibit", "prud615".
@@ -18,12 +18,10 @@ _SHAPE = bytes(
 _STRONG = re.compile(r"(?<![#@/.\w-])[a-z]{4,}[A-Z][a-z]{2,}")  # "applicableSmall"; few brands
 _NAME = re.compile(r"\W?(?:i?[A-Z])")  # such as YouTube and iPhone15
 _NAMES = ("#", "@", "http", "www")
-_FOREIGN = "\u0370-\u1aff\u1f00-\u1fff\u3040-\uabff\uac00-\ud7ff"
-_MIXED = re.compile(rf"[A-Za-z][{_FOREIGN}]|[{_FOREIGN}][A-Za-z]")
+_MIXED = re.compile(rf"[A-Za-z][{FOREIGN}]|[{FOREIGN}][A-Za-z]")
 _FOREIGN_SENTENCE = re.compile(
-    rf"(?:\A|(?<=[.!?\n])[\"”)]?\s?)[{_FOREIGN}](?:[{_FOREIGN}]|[^\w.!?]){{14,}}+"
+    rf"(?:\A|(?<=[.!?\n])[\"”)]?\s?)[{FOREIGN}](?:[{FOREIGN}]|[^\w.!?]){{14,}}+"
 )
-_FOREIGN_LETTER = re.compile(f"[{_FOREIGN}]")
 _WORD = re.compile(r"[A-Za-z]+|[,.;:!?\n()/|\"•*-]")
 _CRUMBS = re.compile(r", ?,| a a ")
 _SHORT = 12  # words below which nothing can be said
@@ -116,7 +114,7 @@ def _is_foreign(prompt: str) -> bool:
     words = [word.strip(".,;:!?") for word in prompt.lower().split()]
     known = {word for word in words if any(word in k for k in _LANGUAGE_WORDS.values())}
     english = sum(word in FUNCTION_WORDS for word in words)
-    return bool(_FOREIGN_LETTER.search(prompt)) or not prompt.isascii() or len(known) > english
+    return bool(FOREIGN_LETTER.search(prompt)) or not prompt.isascii() or len(known) > english
 
 
 def find_language(reading: Reading, prompt: str | None) -> str:
@@ -132,7 +130,7 @@ def find_language(reading: Reading, prompt: str | None) -> str:
         found = _FOREIGN_SENTENCE.search(plain)
         if found:
             return f"it goes on in another script: {shown(found.group())}"
-        foreign = _FOREIGN_LETTER.findall(plain)
+        foreign = FOREIGN_LETTER.findall(plain)
         share = len(foreign) / max(sum(map(str.isalpha, plain)), len(foreign), 1)
         few = reading.sentence_share >= _LANGUAGE_SHARE  # an English text that holds a sign's words
         if len(foreign) >= _FOREIGN_LEAST and share >= (_MUCH if few else _FOREIGN_SHARE):

@@ -12,7 +12,10 @@ _OTHERS = {  # by themselves, since a pattern that begins with a letter is found
     pair[0]: re.compile(rf"{pair[0]}[^{pair}\n]{{0,400}}+{pair[1]}")
     for pair in ("“”", "«»", "「」", "‘’")
 }
-_FOREIGN = re.compile("[\u0370-\u1aff\u1f00-\u1fff\u3040-\uabff\uac00-\ud7ff]")
+FOREIGN = (
+    "\u0370-\u1aff\u1f00-\u1fff\u3040-\uabff\uac00-\ud7ff"  # letters of other scripts than Latin
+)
+FOREIGN_LETTER = re.compile(f"[{FOREIGN}]")
 _LEAST = 3  # words outside of quotations
 _POST = re.compile(r"(?<!\w)#[A-Za-z]\w+|[\U0001f300-\U0001faff\u2600-\u27bf]")
 # The words that hold English sentences together; a tag list has few of them.
@@ -63,7 +66,7 @@ class Reading:
     @cached_property
     def is_foreign(self) -> bool:
         """Whether it holds a letter of another script than Latin."""
-        return not self.text.isascii() and bool(_FOREIGN.search(self.text))
+        return not self.text.isascii() and bool(FOREIGN_LETTER.search(self.text))
 
     @cached_property
     def is_post(self) -> bool:
