@@ -15,7 +15,7 @@ from joycap_vllm.job.report import journals_of
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.job.stored import StoredJob
 from joycap_vllm.job.trouble import USUAL_MOST
-from joycap_vllm.sources import Source, path_of, unescaped
+from joycap_vllm.sources import files_source, path_of, unescaped
 
 Task = tuple[str, str]
 ENDINGS = ("glitched", "failed", *GLITCHES)
@@ -119,7 +119,7 @@ def ask_again(
         accept_changes: Go on with settings that differ from the journal's.
     """
     return JobSettings(
-        source=Source(job.sidecars.root, (), tuple(images)),
+        source=files_source(job.sidecars.root, tuple(images)),
         prompts=job.prompts,
         sidecars=job.sidecars,
         state=job.state,

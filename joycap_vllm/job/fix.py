@@ -13,7 +13,7 @@ from joycap_vllm.job.records import Record, read_records
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.job.stored import StoredJob, absolute
 from joycap_vllm.outputs import Target
-from joycap_vllm.sources import Source
+from joycap_vllm.sources import files_source, image_names, path_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def mend(job: StoredJob, bad: Sequence[Bad]) -> Mending:
             if one is None or (one.prompts and prompt not in one.prompts):
                 continue
             tasks.add((image.key, prompt))
-            images[image.path] = None
+            images[path_of(image.key, plan.settings.source.root)] = None
             found.add(path)
             if _is_changed(plan, target, prompt, records.get((image.key, prompt))):
                 changed.add(path)
@@ -76,14 +76,13 @@ def mend(job: StoredJob, bad: Sequence[Bad]) -> Mending:
 def _everything(job: StoredJob, sidecars: Iterable[Path]) -> JobSettings:
     """The job over all images of the folders whose sidecars these are."""
     root, out = job.sidecars.root, job.sidecars.out
-    source = Source(root, (), ())
     folders = dict.fromkeys(path.parent for path in sidecars)
     if out is not None:
         folders = {
             root / folder.relative_to(out): None for folder in folders if folder.is_relative_to(out)
         }
-    files = tuple(image for folder in folders for image in source.images_in(folder))
-    return JobSettings(Source(root, (), files), job.prompts, job.sidecars, job.state)
+    files = [folder / name for folder in folders for name in image_names(folder)]
+    return JobSettings(files_source(root, files), job.prompts, job.sidecars, job.state)
 
 
 def _is_changed(plan: Plan, target: Target, prompt: str, record: Record | None) -> bool:

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import islice
-from pathlib import Path
 
+from joycap_vllm.job.homes import Homes
 from joycap_vllm.job.records import Record
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.outputs import Sidecars, Target
 from joycap_vllm.prompts import Prompt
-from joycap_vllm.sources import Folder, SourceImage, key_of
+from joycap_vllm.sources import SourceImage
 
 _SHOWN = 5
 
@@ -85,6 +85,7 @@ class Plan:
             replace(settings.sidecars, existing="replace") if replaces else settings.sidecars
         )
         self._records = records
+        self._homes = Homes(self.sidecars, settings.source.root, records)
         self._fingerprints = settings.fingerprints()
         self._sample: frozenset[str] | None = None
 
@@ -123,23 +124,8 @@ class Plan:
 
     def targets(self) -> Iterator[tuple[SourceImage, Target, str | None]]:
         """All images of the source with their sidecars and, where it is not their own, the stem."""
-        for folder in self.settings.source.folders():
-            stems = self.sidecars.stems(folder.names, self._kept_stems(folder))
-            targets = self.sidecars.targets(folder.path, stems)
-            for image in folder.images:
-                name = image.path.name
-                renamed = stems[name] if stems[name] != Path(name).stem else None
-                yield image, targets[name], renamed
-
-    def _kept_stems(self, folder: Folder) -> dict[str, str]:
-        kept = {}
-        for name in folder.names:
-            key = key_of(folder.path / name, self.settings.source.root)
-            for prompt in self.settings.prompts:
-                record = self._records.get((key, prompt.name))
-                if record is not None:
-                    kept[name] = record.stem or Path(name).stem
-        return kept
+        for image in self.settings.source.images():
+            yield image, *self._homes.of(image)
 
     def _planned(self, image: SourceImage, target: Target, stem: str | None) -> PlannedImage:
         before: dict[str, Record] = {}
@@ -204,12 +190,7 @@ class Plan:
         return self._sample is None or key in self._sample
 
     def _draw(self, count: int) -> frozenset[str]:
-        keys = (
-            image.key
-            for folder in self.settings.source.folders()
-            for image in folder.images
-            if self._mine(image.key)
-        )
+        keys = (image.key for image in self.settings.source.images() if self._mine(image.key))
         return frozenset(heapq.nsmallest(count, keys, key=lambda key: _hash(f"sample {key}")))
 
 

@@ -22,6 +22,7 @@ from joycap_vllm.job.stop import Stop
 from joycap_vllm.job.trouble import Trouble
 from joycap_vllm.job.writing import handed_out, write_captions
 from joycap_vllm.prompts import Prompt, ask, variables_of
+from joycap_vllm.sources import SourceImage
 
 _GRACE = 0.5  # seconds
 _CHUNK = 64  # images taken from the plan at once, off the event loop
@@ -281,7 +282,7 @@ class _Run:
         if wanted & {"caption", "tags"}:
             sidecar = planned.target.files[self._settings.prompts[0].name]
             values["caption"] = _text_of(sidecar)
-            values["tags"] = _text_of(planned.image.path.with_suffix(".tags")) or values["caption"]
+            values["tags"] = _tags_beside(planned.image) or values["caption"]
         return values
 
     async def _write(
@@ -321,6 +322,10 @@ def _first_cause(error: BaseException) -> JoycapError:
 
 def _take(images: Iterator[PlannedImage]) -> list[PlannedImage]:
     return list(itertools.islice(images, _CHUNK))
+
+
+def _tags_beside(image: SourceImage) -> str:
+    return "" if image.path is None else _text_of(image.path.with_suffix(".tags"))
 
 
 def _text_of(path: Path) -> str:

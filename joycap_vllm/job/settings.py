@@ -17,7 +17,7 @@ from joycap_vllm.job.stored import JOB_FILE, StoredJob
 from joycap_vllm.job.trouble import USUAL_MOST
 from joycap_vllm.outputs import SidecarOptions, write_atomically
 from joycap_vllm.prompts import Prompt
-from joycap_vllm.sources import Source, escaped
+from joycap_vllm.sources import Source, escaped, escaped_text
 
 _VERSION = 1
 
@@ -78,7 +78,8 @@ class JobSettings:
 
     def stored(self) -> StoredJob:
         """What it takes to ask again."""
-        return StoredJob(self.state, self.prompts, self.sidecars, self.on_glitch)
+        inputs = tuple(escaped_text(text) for text in self.source.inputs)
+        return StoredJob(self.state, self.prompts, self.sidecars, self.on_glitch, inputs)
 
     def lasting(self) -> dict[str, Any]:
         """The settings that all runs of one job must share, as plain data."""

@@ -28,12 +28,14 @@ class StoredJob:
         prompts: What is asked of each image.
         sidecars: Where captions go; its root is the folder that keys are relative to.
         on_glitch: What becomes of the best text when attempts are used up.
+        inputs: What its last run read, as `escaped_text` writes it.
     """
 
     state: Path
     prompts: tuple[Prompt, ...]
     sidecars: SidecarOptions
     on_glitch: Literal["skip", "keep"] = "skip"
+    inputs: tuple[str, ...] = ()
 
     def entry(self) -> dict[str, Any]:
         """Plain data for `job.json`; folders that may move together with the state folder, since

@@ -96,22 +96,27 @@ class Sidecars:
         self.options = options
         self._endings = options.endings()
 
-    def targets(self, folder: Path, stems: Mapping[str, str]) -> dict[str, Target]:
-        """The sidecars of a folder's images, by file name."""
-        place = folder
-        if self.options.out is not None:
-            inside = folder.is_relative_to(self.options.root)
-            place = self.options.out / (
-                folder.relative_to(self.options.root) if inside else folder.relative_to("/")
-            )
-        return {
-            name: Target({p: place / (stem + e) for p, e in self._endings.items()})
-            for name, stem in stems.items()
-        }
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """What is added to stems, each once."""
+        return tuple(dict.fromkeys(self._endings.values()))
+
+    def place(self, folder: Path) -> Path:
+        """The folder of the sidecars of a folder's images."""
+        if self.options.out is None:
+            return folder
+        inside = folder.is_relative_to(self.options.root)
+        return self.options.out / (
+            folder.relative_to(self.options.root) if inside else folder.relative_to("/")
+        )
+
+    def target(self, place: Path, stem: str) -> Target:
+        """The sidecars of this stem in a folder of sidecars."""
+        return Target({prompt: place / (stem + e) for prompt, e in self._endings.items()})
 
     def stems(self, names: Iterable[str], kept: Mapping[str, str]) -> dict[str, str]:
         """As `assign_stems`, with this job's endings."""
-        return assign_stems(names, list(dict.fromkeys(self._endings.values())), kept)
+        return assign_stems(names, self.endings, kept)
 
     def write(
         self,

@@ -1,16 +1,31 @@
 """Where images come from."""
 
-from joycap_vllm.sources.image import SourceImage, escaped, key_of, path_of, unescaped
-from joycap_vllm.sources.source import IMAGE_SUFFIXES, Folder, Source, open_source
+from joycap_vllm.sources.image import FilePlace, Place, SourceImage
+from joycap_vllm.sources.keys import (
+    escaped,
+    escaped_text,
+    key_of,
+    path_of,
+    unescaped,
+    unescaped_text,
+)
+from joycap_vllm.sources.local import IMAGE_SUFFIXES, image_names
+from joycap_vllm.sources.source import Part, Source, files_source, open_source
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "Folder",
+    "FilePlace",
+    "Part",
+    "Place",
     "Source",
     "SourceImage",
     "escaped",
+    "escaped_text",
+    "files_source",
+    "image_names",
     "key_of",
     "open_source",
     "path_of",
     "unescaped",
+    "unescaped_text",
 ]

@@ -3,80 +3,106 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 from joycap_vllm.errors import ImageError
 
+MOST_BYTES = 1 << 30
+NO_COLUMNS: Mapping[str, Any] = MappingProxyType({})
 
-@dataclass(frozen=True, slots=True)
-class SourceImage:
+
+class Place(Protocol):
+    """Where the bytes of an image are."""
+
+    @property
+    def path(self) -> Path | None:
+        """Its file, where it is one of this machine."""
+
+    def size(self) -> int | None:
+        """Bytes of it, where they can be told without fetching it."""
+
+    def read(self, most: int) -> bytes:
+        """The bytes.
+
+        Raises:
+            ImageError: They cannot be had, or are more than `most`.
+        """
+
+
+class SourceImage(NamedTuple):
     """An image that has not been read yet.
 
     Args:
         key: Its name within the job, unique and stable, `/` between folders.
-        path: Its file.
+        place: Where its bytes are.
+        columns: The other columns of its row, for prompt templates; values as the row has them.
     """
 
     key: str
-    path: Path
+    place: Place
+    columns: Mapping[str, Any] = NO_COLUMNS
+
+    @property
+    def path(self) -> Path | None:
+        """Its file, where it is one of this machine."""
+        return self.place.path
+
+    def size(self) -> int | None:
+        """Bytes of it, where they can be told without fetching it."""
+        return self.place.size()
+
+    def read(self, most: int = MOST_BYTES) -> bytes:
+        """The bytes.
+
+        Raises:
+            ImageError: They cannot be had, or are more than `most`.
+        """
+        return self.place.read(most)
+
+
+class FilePlace(NamedTuple):
+    """A file of this machine, absolute."""
+
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.name)
 
     def size(self) -> int | None:
         """The file's size in bytes; None where it cannot be told."""
         try:
-            return self.path.stat().st_size
+            return os.stat(self.name).st_size  # noqa: PTH116 - asked for millions of files
         except OSError:
             return None
 
-    def read(self, most: int = 1 << 30) -> bytes:
+    def read(self, most: int) -> bytes:
         """The file's bytes.
 
         Raises:
             ImageError: The file cannot be read, or is longer than `most` bytes.
         """
+        path = self.path
         try:
-            status = self.path.stat()
+            status = path.stat()
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError("it is no regular file")
-            size = status.st_size
-            if size > most:
-                raise ImageError(
-                    f"the file has {size / 1e6:.0f} MB, over the limit of {most // 1000000}"
-                )
-            return self.path.read_bytes()
+            refuse_long(status.st_size, most)
+            return path.read_bytes()
         except OSError as error:
             raise ImageError(f"the file cannot be read: {error.strerror or error}") from error
 
 
-def key_of(path: Path, root: Path) -> str:
-    """`path` relative to `root` as text; bytes that are no UTF-8 become `\\xNN`.
+def refuse_long(size: int, most: int) -> None:
+    """Refuses what is too long.
 
-    A name that holds such a text by itself gets a second backslash, so that keys stay unique.
+    Raises:
+        ImageError: `size` is over `most` bytes.
     """
-    try:
-        return escaped(path.relative_to(root))
-    except ValueError:
-        return escaped(path)
-
-
-def path_of(key: str, root: Path) -> Path:
-    """The file that `key_of` gave this key."""
-    return root / unescaped(key)
-
-
-def escaped(path: Path) -> str:
-    """A path as text that any file can hold, as `key_of` writes it."""
-    name = re.sub(r"\\(?=x[89a-f][0-9a-f])", r"\\\\", path.as_posix())
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def unescaped(text: str) -> Path:
-    """The path that `escaped` gave this text."""
-
-    def meant(found: re.Match[bytes]) -> bytes:
-        doubled, digits = found.groups()
-        return rb"\x" + digits if doubled else bytes([int(digits, 16)])
-
-    return Path(os.fsdecode(re.sub(rb"\\(\\?)x([89a-f][0-9a-f])", meant, text.encode())))
+    if size > most:
+        raise ImageError(f"the file has {size / 1e6:.0f} MB, over the limit of {most // 1000000}")

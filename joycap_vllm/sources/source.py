@@ -1,39 +1,38 @@
-"""Folders, files, globs and lists of paths as one stream of images, folder by folder."""
+"""Everything that a job reads its images from, as one stream."""
 
 from __future__ import annotations
 
 import contextlib
 import glob
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from joycap_vllm.errors import UsageError
-from joycap_vllm.sources.image import SourceImage, key_of
+from joycap_vllm.sources.image import SourceImage
+from joycap_vllm.sources.local import IMAGE_SUFFIXES, LocalFiles, is_image
 
-IMAGE_SUFFIXES = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif",
-    ".jp2", ".j2k", ".ppm", ".pgm", ".pnm", ".tga", ".qoi", ".ico", ".psd",
-})  # fmt: skip
-LATER_SUFFIXES = frozenset({".jsonl", ".parquet", ".tar"})
-MASK_FOLDERS = frozenset({"_controls"})
-MASK_ENDINGS = ("-masklabel", "-condlabel")  # OneTrainer keeps masks beside its pictures
+_LATER_SUFFIXES = frozenset({".jsonl", ".parquet", ".tar"})
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """The images of one folder that were asked for, in the order of their names.
+class Part(Protocol):
+    """Some images of one kind of origin."""
 
-    Args:
-        path: The folder.
-        images: The images.
-        names: File names of all images in it, asked for or not.
-    """
+    @property
+    def may_repeat(self) -> bool:
+        """Whether a key may come twice, so that whoever reads must look out."""
 
-    path: Path
-    images: tuple[SourceImage, ...]
-    names: tuple[str, ...]
+    @property
+    def unreadable(self) -> Mapping[Path, str]:
+        """What could not be read so far, and why."""
+
+    def images(self) -> Iterator[SourceImage]:
+        """The images in a stable order, each time from the first."""
+
+    def count(self) -> int | None:
+        """How many there are, about, as far as that can be told without reading them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,64 +40,41 @@ class Source:
     """All inputs of a job.
 
     Args:
-        root: The folder that keys are relative to.
-        trees: Folders to walk.
-        files: Single files.
-        unreadable: Folders that could not be read, noted while walking.
+        root: The folder that keys of files are relative to, and where the job keeps what is its.
+        parts: The inputs by origin.
+        inputs: The inputs as text, from which the same source can be opened anywhere on this
+            machine; empty where it was made of files.
     """
 
     root: Path
-    trees: tuple[Path, ...]
-    files: tuple[Path, ...]
-    unreadable: dict[Path, str] = field(default_factory=dict, compare=False)
+    parts: tuple[Part, ...]
+    inputs: tuple[str, ...] = ()
 
-    def folders(self) -> Iterator[Folder]:
-        """Every folder that holds images, once, in a stable order; nothing is read ahead."""
-        single: dict[Path, list[Path]] = {}
-        for file in self.files:
-            single.setdefault(file.parent, []).append(file)
-        for parent, paths in single.items():
-            if not any(parent == tree or tree in parent.parents for tree in self.trees):
-                paths = sorted(set(paths), key=os.fsencode)
-                around = {path.name for path in (*paths, *self._images_in(parent)[0])}
-                yield self._folder(parent, paths, sorted(around))
-        seen: set[tuple[int, int]] = set()
-        for tree in self.trees:
-            yield from self._walk(tree, seen)
+    @property
+    def may_repeat(self) -> bool:
+        """Whether a key may come twice."""
+        return len(self.parts) > 1 or any(part.may_repeat for part in self.parts)
 
-    def images_in(self, folder: Path) -> list[Path]:
-        """The images right in a folder, by name."""
-        return self._images_in(folder)[0]
+    @property
+    def unreadable(self) -> dict[Path, str]:
+        """What could not be read so far, and why."""
+        return {path: why for part in self.parts for path, why in part.unreadable.items()}
 
-    def _walk(self, tree: Path, seen: set[tuple[int, int]]) -> Iterator[Folder]:
-        with contextlib.suppress(OSError):
-            status = tree.stat()
-            if (status.st_dev, status.st_ino) in seen:
-                return  # a link back to where the walk has been
-            seen.add((status.st_dev, status.st_ino))
-        images, folders = self._images_in(tree)
-        if images:
-            yield self._folder(tree, images, [image.name for image in images])
-        for folder in folders:
-            yield from self._walk(folder, seen)
+    def images(self) -> Iterator[SourceImage]:
+        """All images in a stable order; nothing is held but what is read at the moment."""
+        for part in self.parts:
+            yield from part.images()
 
-    def _images_in(self, folder: Path) -> tuple[list[Path], list[Path]]:
-        """The images of a folder and the folders in it, by name; nothing of one unreadable."""
-        try:
-            with os.scandir(folder) as entries:
-                listed = sorted(entries, key=lambda entry: os.fsencode(entry.name))
-        except OSError as error:
-            self.unreadable[folder] = error.strerror or str(error)
-            return [], []
-        folders = [entry for entry in listed if _is_folder(entry)]
-        images = [Path(entry.path) for entry in listed if _is_image(entry.name)]
-        inside = {entry.path for entry in folders}
-        shown = [Path(e.path) for e in folders if e.name[0] != "." and e.name not in MASK_FOLDERS]
-        return [image for image in images if str(image) not in inside], shown
+    def count(self) -> int | None:
+        """How many there are, about; None where that takes reading them."""
+        counts = [part.count() for part in self.parts]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
 
-    def _folder(self, path: Path, files: Sequence[Path], names: Sequence[str]) -> Folder:
-        images = tuple(SourceImage(key_of(file, self.root), file) for file in files)
-        return Folder(path, images, tuple(names))
+
+def files_source(root: Path, files: Sequence[Path]) -> Source:
+    """Just these files."""
+    return Source(root, (LocalFiles(root, (), tuple(files)),))
 
 
 def open_source(inputs: Sequence[str]) -> Source:
@@ -119,7 +95,7 @@ def open_source(inputs: Sequence[str]) -> Source:
         if path.is_dir():
             trees.append(path)
             roots.append(path)
-        elif path.suffix.lower() in LATER_SUFFIXES or "://" in text:
+        elif path.suffix.lower() in _LATER_SUFFIXES or "://" in text:
             raise UsageError(
                 f"{text} cannot be read by this version: give folders, image files, globs, or "
                 ".txt lists of paths"
@@ -130,7 +106,7 @@ def open_source(inputs: Sequence[str]) -> Source:
             files += _listed(path)
             roots.append(path.parent)
         elif path.exists() or path.is_symlink():
-            if len(inputs) == 1 or _is_image(path.name):
+            if len(inputs) == 1 or is_image(path.name):
                 files.append(path)
                 roots.append(path.parent)
         elif glob.has_magic(text):
@@ -145,7 +121,9 @@ def open_source(inputs: Sequence[str]) -> Source:
     for tree in trees:
         if not os.access(tree, os.R_OK | os.X_OK):
             raise UsageError(f"the folder {tree} cannot be read")
-    return Source(Path(os.path.commonpath(roots)), _outermost(trees), tuple(dict.fromkeys(files)))
+    root = Path(os.path.commonpath(roots))
+    local = LocalFiles(root, _outermost(trees), tuple(dict.fromkeys(files)))
+    return Source(root, (local,), tuple(str(_absolute(text)) for text in inputs))
 
 
 def _absolute(text: str) -> Path:
@@ -154,20 +132,6 @@ def _absolute(text: str) -> Path:
         with contextlib.suppress(RuntimeError):
             path = path.expanduser()
     return Path(os.path.abspath(path))  # noqa: PTH100 - keeps symlinks
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False  # a link to itself; reading it as an image will tell
-
-
-def _is_image(name: str) -> bool:
-    path = Path(name)
-    if path.suffix.lower() not in IMAGE_SUFFIXES or name.startswith("."):
-        return False
-    return not path.stem.endswith(MASK_ENDINGS)
 
 
 def _is_sidecar(path: Path) -> bool:
@@ -191,7 +155,7 @@ def _listed(path: Path) -> list[Path]:
 def _globbed(pattern: str) -> list[Path]:
     found = sorted(glob.glob(str(_absolute(pattern)), recursive=True))  # noqa: PTH207
     paths = [_absolute(name) for name in found]
-    wanted = [p for p in paths if p.is_dir() or _is_image(p.name)]
+    wanted = [p for p in paths if p.is_dir() or is_image(p.name)]
     if not wanted:
         raise UsageError(f"no image matches {pattern}")
     return wanted if not any(p.is_file() for p in wanted) else [p for p in wanted if p.is_file()]

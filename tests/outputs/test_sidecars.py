@@ -38,7 +38,7 @@ def sidecars(root: Path, *prompts: str, **options: object) -> Sidecars:
 
 def only(made: Sidecars, folder: Path, name: str) -> Target:
     """The sidecars of the only image of a folder."""
-    return made.targets(folder, made.stems([name], {}))[name]
+    return made.target(made.place(folder), Path(name).stem)
 
 
 def test_the_first_by_name_keeps_the_plain_stem() -> None:

@@ -17,7 +17,7 @@ AWKWARD = ["with space.jpg", "ünï.png", "-dash.jpg", "new\nline.webp", "UPPER.
 
 def keys(*inputs: str | Path) -> list[str]:
     source = open_source([str(i) for i in inputs])
-    return [image.key for folder in source.folders() for image in folder.images]
+    return [image.key for image in source.images()]
 
 
 def make(root: Path, *names: str) -> None:
@@ -44,7 +44,7 @@ def test_a_name_that_is_no_unicode_gets_a_key_and_can_be_read(tmp_path: Path) ->
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.jpg"))
     path.write_bytes(b"data")
     source = open_source([str(tmp_path)])
-    (image,) = next(source.folders()).images
+    (image,) = source.images()
 
     assert image.key == "bad\\xff.jpg"
     assert image.read() == b"data"
@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_read_is_noted_and_passed_over(
 
     monkeypatch.setattr(os, "scandir", guarded)
     source = open_source([str(tmp_path)])
-    found = [image.key for folder in source.folders() for image in folder.images]
+    found = [image.key for image in source.images()]
 
     assert found == ["a.jpg", "open/c.jpg"]
     assert source.unreadable == {tmp_path / "closed": "Permission denied"}
@@ -132,7 +132,7 @@ def test_what_is_no_regular_file_fails_with_a_reason(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "loop.png").symlink_to("loop.png")
     source = open_source([str(tmp_path)])
-    loop, pipe = next(source.folders()).images
+    loop, pipe = source.images()
 
     with pytest.raises(ImageError, match="no regular file"):
         pipe.read()
@@ -155,8 +155,8 @@ def test_what_is_not_there_is_a_usage_error(tmp_path: Path, missing: str) -> Non
 
 def test_a_file_that_vanished_fails_with_a_reason(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg")
-    (image,) = next(open_source([str(tmp_path)]).folders()).images
-    image.path.unlink()
+    (image,) = open_source([str(tmp_path)]).images()
+    (tmp_path / "a.jpg").unlink()
 
     with pytest.raises(ImageError, match="No such file"):
         image.read()
@@ -164,8 +164,8 @@ def test_a_file_that_vanished_fails_with_a_reason(tmp_path: Path) -> None:
 
 def test_a_file_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg")
-    (image,) = next(open_source([str(tmp_path)]).folders()).images
-    with image.path.open("r+b") as file:
+    (image,) = open_source([str(tmp_path)]).images()
+    with (tmp_path / "a.jpg").open("r+b") as file:
         file.truncate(3_000_000)
 
     with pytest.raises(ImageError, match="3 MB"):

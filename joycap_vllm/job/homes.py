@@ -1,0 +1,107 @@
+"""Where the sidecars of each image are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from joycap_vllm.job.records import Record
+from joycap_vllm.outputs import Sidecars, Target
+from joycap_vllm.sources import SourceImage, image_names, key_of
+
+_REMEMBERED = 1 << 20  # names of folders' sidecars that are kept at once
+_LONGEST = 200  # bytes of a file's name, which most file systems end at 255
+
+
+@dataclass(slots=True)
+class _Folder:
+    """The stems of one folder's images: those that are not the files' own, and whose each is."""
+
+    place: Path
+    renamed: dict[str, str] = field(default_factory=dict)
+    owners: dict[str, str] = field(default_factory=dict)
+
+
+class Homes:
+    """The sidecars of images, no two of which share one.
+
+    Args:
+        sidecars: How they are named.
+        root: The folder that keys are relative to.
+        records: What journals say: who was captioned keeps its sidecar.
+    """
+
+    def __init__(
+        self, sidecars: Sidecars, root: Path, records: Mapping[tuple[str, str], Record]
+    ) -> None:
+        self._sidecars = sidecars
+        self._root = root
+        self._records = records
+        self._folders: OrderedDict[str, _Folder] = OrderedDict()
+        self._held = 0
+
+    def of(self, image: SourceImage) -> tuple[Target, str | None]:
+        """An image's sidecars and, where it is not the file's own, their stem."""
+        path = image.path
+        if path is None:
+            return self._of_key(image.key), None
+        folder, name = self._folder(path.parent), path.name
+        stem = folder.renamed.get(name)
+        if stem is None and not self._owns(folder, path.stem, name):
+            stem = folder.renamed[name] = name
+        return self._sidecars.target(folder.place, stem or path.stem), stem
+
+    def _of_key(self, key: str) -> Target:
+        """The sidecars of an image that is no file, by its whole key, which nobody shares."""
+        parts = [part for part in PurePosixPath(key).parts if part not in ("/", "..", ".")]
+        safe = [part[:1].replace(".", "_") + part[1:].replace("\0", "_") for part in parts]
+        name = "/".join(safe)
+        if name != key or any(len(os.fsencode(part)) > _LONGEST for part in safe):
+            digest = hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=6).hexdigest()
+            safe = [part[: _LONGEST // 4] for part in safe] or ["image"]
+            safe[-1] = f"{safe[-1]}-{digest}"
+        return self._sidecars.target(
+            self._sidecars.place(self._root).joinpath(*safe[:-1]), safe[-1]
+        )
+
+    def _owns(self, folder: _Folder, stem: str, name: str) -> bool:
+        """Whether a stem is this file's, which the folder's listing may not have shown."""
+        return all(
+            folder.owners.setdefault(stem + ending, name) == name
+            for ending in self._sidecars.endings
+        )
+
+    def _folder(self, path: Path) -> _Folder:
+        folder = self._folders.get(str(path))
+        if folder is not None:
+            self._folders.move_to_end(str(path))
+            return folder
+        names = image_names(path)
+        stems = self._sidecars.stems(names, self._kept(path, names))
+        folder = _Folder(self._sidecars.place(path))
+        for name, stem in stems.items():
+            folder.owners.update((stem + ending, name) for ending in self._sidecars.endings)
+            if stem != Path(name).stem:
+                folder.renamed[name] = stem
+        self._folders[str(path)] = folder
+        self._held += len(folder.owners)
+        while self._held > _REMEMBERED and len(self._folders) > 1:
+            self._held -= len(self._folders.popitem(last=False)[1].owners)
+        return folder
+
+    def _kept(self, path: Path, names: list[str]) -> dict[str, str]:
+        """Stems of those that were captioned before."""
+        kept: dict[str, str] = {}
+        if not self._records:
+            return kept
+        for name in names:
+            key = key_of(path / name, self._root)
+            for prompt in self._sidecars.options.prompts:
+                record = self._records.get((key, prompt))
+                if record is not None:
+                    kept[name] = record.stem or Path(name).stem
+        return kept
