@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
+    "Agenda",
     "Chosen",
     "JobSettings",
     "Journal",
@@ -27,7 +28,6 @@ __all__ = [
     "line_of",
     "load_job",
     "make_report",
-    "mend_outputs",
     "read_records",
     "report_data",
     "run_job",
@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Agenda": "agenda",
     "Chosen": "again",
     "JobSettings": "settings",
     "Journal": "journal",
@@ -46,7 +47,7 @@ _HOMES = {
     "Stop": "stop",
     "StoredJob": "stored",
     "Summary": "progress",
-    "Survey": "plan",
+    "Survey": "agenda",
     "ask_again": "again",
     "check_settings": "settings",
     "choose": "again",
@@ -54,7 +55,6 @@ _HOMES = {
     "line_of": "telling",
     "load_job": "stored",
     "make_report": "report",
-    "mend_outputs": "writing",
     "read_records": "records",
     "report_data": "telling",
     "run_job": "run",
@@ -64,9 +64,10 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from joycap_vllm.job.again import Chosen, ask_again, choose, job_folder
+    from joycap_vllm.job.agenda import Agenda, Survey
     from joycap_vllm.job.journal import Journal
     from joycap_vllm.job.page import write_page
-    from joycap_vllm.job.plan import Plan, Survey
+    from joycap_vllm.job.plan import Plan
     from joycap_vllm.job.progress import Progress, Summary
     from joycap_vllm.job.records import Record, read_records, state_folder
     from joycap_vllm.job.report import Report, make_report
@@ -75,7 +76,6 @@ if TYPE_CHECKING:
     from joycap_vllm.job.stop import Stop
     from joycap_vllm.job.stored import StoredJob, load_job
     from joycap_vllm.job.telling import line_of, report_data
-    from joycap_vllm.job.writing import mend_outputs
 
 
 def __getattr__(name: str) -> Any:

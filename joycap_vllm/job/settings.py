@@ -20,6 +20,7 @@ from joycap_vllm.prompts import Prompt
 from joycap_vllm.sources import Source, escaped, escaped_text
 
 _VERSION = 1
+Form = Literal["txt", "jsonl", "parquet", "tar", "kohya", "imagefolder", "finetune"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class JobSettings:
         prompts: What is asked of each; their names differ.
         sidecars: Where captions go.
         state: Folder of the journal.
+        form: The form of the output; all but `txt` are made from the journal at the job's end.
+        out: The file or folder of an output that is no sidecars.
         urls: The fleet.
         captioner: How images are captioned.
         on_glitch: What becomes of the best text when attempts are used up.
@@ -52,6 +55,8 @@ class JobSettings:
     prompts: tuple[Prompt, ...]
     sidecars: SidecarOptions
     state: Path
+    form: Form = "txt"
+    out: Path | None = None
     urls: tuple[str, ...] = (DEFAULT_URL,)
     captioner: CaptionerOptions = field(default_factory=CaptionerOptions)
     on_glitch: Literal["skip", "keep"] = "skip"

@@ -184,7 +184,14 @@ class Sidecars:
         except OutputError:
             return False
 
-    def _by_file(self, target: Target, dressed: Mapping[str, str]) -> dict[Path, list[str]]:
+    def stand(self, target: Target, recorded: Mapping[str, float]) -> bool:
+        """Whether nothing has to be written of captions recorded at these moments, by prompt."""
+        return all(
+            self._stands(path, max(recorded[prompt] for prompt in prompts))
+            for path, prompts in self._by_file(target, recorded).items()
+        )
+
+    def _by_file(self, target: Target, dressed: Mapping[str, object]) -> dict[Path, list[str]]:
         wanted = self.options.prompts
         if self.options.together:
             complete = all(prompt in dressed for prompt in wanted)

@@ -51,6 +51,11 @@ class SourceImage(NamedTuple):
         """Its file, where it is one of this machine."""
         return self.place.path
 
+    @property
+    def held(self) -> int:
+        """Bytes of it that are in memory already."""
+        return getattr(self.place, "held", 0)
+
     def size(self) -> int | None:
         """Bytes of it, where they can be told without fetching it."""
         return self.place.size()
