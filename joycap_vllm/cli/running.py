@@ -45,8 +45,10 @@ from joycap_vllm.job import (
     load_job,
     read_records,
     run_job,
+    unknown_names,
 )
 from joycap_vllm.outputs import TagOptions
+from joycap_vllm.prompts import VARIABLES
 
 INTERRUPTED = 130
 _EVERY = 5.0  # seconds
@@ -260,6 +262,17 @@ def _patient(say: Callable[[str], None]) -> Callable[[int], None]:
     return on_wait
 
 
+def _tell_unknown(plan: Plan, survey: Survey) -> None:
+    for prompt in plan.settings.prompts:
+        for planned in survey.first[:1] if prompt.template else ():
+            for name in unknown_names(planned, prompt):
+                row = "it is left empty in rows without it" if planned.image.columns else ""
+                say(
+                    f"{{{name}}} in the prompt is none of {', '.join(VARIABLES)} and no column of "
+                    f"{planned.image.key}: {row or 'it is sent as it stands'}"
+                )
+
+
 def _announce(plan: Plan, survey: Survey) -> None:
     settings = plan.settings
     if not survey.images and settings.shard == (1, 1) and settings.only is None:
@@ -271,6 +284,7 @@ def _announce(plan: Plan, survey: Survey) -> None:
         say("sidecars cannot be written there; captions are kept in the journal (see --out)")
     if settings.sidecars.dressing.tags != TagOptions() and not settings.sidecars.tag_prompts:
         say("no caption type of this job is a list of tags: the flags for tags change nothing")
+    _tell_unknown(plan, survey)
     if not survey.whole:
         say(f"more images than were looked at so far; journal in {settings.state}")
         return

@@ -32,6 +32,7 @@ __all__ = [
     "report_data",
     "run_job",
     "state_folder",
+    "unknown_names",
     "write_page",
 ]
 
@@ -59,12 +60,14 @@ _HOMES = {
     "report_data": "telling",
     "run_job": "run",
     "state_folder": "records",
+    "unknown_names": "filling",
     "write_page": "page",
 }
 
 if TYPE_CHECKING:
     from joycap_vllm.job.again import Chosen, ask_again, choose, job_folder
     from joycap_vllm.job.agenda import Agenda, Survey
+    from joycap_vllm.job.filling import unknown_names
     from joycap_vllm.job.journal import Journal
     from joycap_vllm.job.page import write_page
     from joycap_vllm.job.plan import Plan

@@ -6,13 +6,13 @@ import asyncio
 import shlex
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from joycap_vllm.captioner import Attempt, Captioner, Outcome
 from joycap_vllm.errors import ImageError, JoycapError, NoEndpointError
 from joycap_vllm.images import Prepared
 from joycap_vllm.job.agenda import Agenda
+from joycap_vllm.job.filling import values_for
 from joycap_vllm.job.journal import Journal, make_line
 from joycap_vllm.job.plan import Plan, PlannedImage, handed_out
 from joycap_vllm.job.progress import Progress
@@ -21,8 +21,7 @@ from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.job.stop import Stop
 from joycap_vllm.job.trouble import Trouble
 from joycap_vllm.job.writing import write_captions
-from joycap_vllm.prompts import Prompt, ask, variables_of
-from joycap_vllm.sources import SourceImage
+from joycap_vllm.prompts import Prompt, ask
 
 _GRACE = 0.5  # seconds
 
@@ -270,22 +269,9 @@ class _Run:
 
     def _texts(self, planned: PlannedImage, prompts: list[Prompt]) -> dict[str, str]:
         return {
-            prompt.name: ask(prompt, planned.image.key, self._values(planned, prompt))
+            prompt.name: ask(prompt, planned.image.key, values_for(planned, prompt))
             for prompt in prompts
         }
-
-    def _values(self, planned: PlannedImage, prompt: Prompt) -> dict[str, str]:
-        if not prompt.template:
-            return {}
-        texts = [prompt.text, *(choice.text for choice in prompt.choices)]
-        wanted = {name for text in texts for name in variables_of(text)}
-        folder, _, name = planned.image.key.rpartition("/")
-        values = {"stem": Path(name).stem, "directory": folder.rpartition("/")[2]}
-        if wanted & {"caption", "tags"}:
-            sidecar = planned.target.files[self._settings.prompts[0].name]
-            values["caption"] = _text_of(sidecar)
-            values["tags"] = _tags_beside(planned.image) or values["caption"]
-        return values
 
     async def _write(
         self, planned: PlannedImage, done: dict[str, Record], outcomes: dict[str, Outcome]
@@ -320,14 +306,3 @@ def _first_cause(error: BaseException) -> JoycapError:
     if isinstance(error, JoycapError):
         return error
     return JoycapError(f"this is a fault of joycap itself: {error!r}")
-
-
-def _tags_beside(image: SourceImage) -> str:
-    return "" if image.path is None else _text_of(image.path.with_suffix(".tags"))
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
