@@ -88,7 +88,7 @@ def run_retry(folder: Path, wanted: frozenset[str], flags: AskFlags) -> int:
     settings = ask_again(
         job,
         chosen.tasks,
-        chosen.images,
+        chosen.source,
         urls=urls_of(flags),
         captioner=captioner_of(flags),
         max_glitch_rate=rate_of(flags.max_glitch_rate),
@@ -130,12 +130,15 @@ def run_settings(settings: JobSettings, flags: AskFlags) -> int:
         if flags.as_json and progress.total is not None:
             typer.echo(orjson.dumps(summary.as_json()).decode())
     sum_up(summary, progress, settings.state, say)
+    missed = 0 if settings.only is None or stop.asked else len(settings.only) - summary.tasks
+    if missed > 0:
+        say(f"{missed} are left out: the job's inputs no longer name their images")
     if stop.asked > 1:
         sys.stdout.flush()
         os._exit(INTERRUPTED)  # a worker may hang at a dead disk for ever
     if stop.asked:
         return INTERRUPTED
-    incomplete = progress.unwritten or settings.source.unreadable
+    incomplete = missed > 0 or progress.unwritten or settings.source.unreadable
     return 1 if summary.glitched or summary.failed or incomplete else 0
 
 

@@ -13,14 +13,13 @@ import orjson
 from joycap_vllm.captioner import DEFAULT_URL, CaptionerOptions
 from joycap_vllm.errors import SettingsChangedError, UsageError
 from joycap_vllm.images import RECIPE
-from joycap_vllm.job.stored import JOB_FILE, StoredJob
+from joycap_vllm.job.stored import JOB_FILE, Form, StoredJob
 from joycap_vllm.job.trouble import USUAL_MOST
 from joycap_vllm.outputs import SidecarOptions, write_atomically
 from joycap_vllm.prompts import Prompt
 from joycap_vllm.sources import Source, escaped, escaped_text
 
 _VERSION = 1
-Form = Literal["txt", "jsonl", "parquet", "tar", "kohya", "imagefolder", "finetune"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,15 @@ class JobSettings:
     def stored(self) -> StoredJob:
         """What it takes to ask again."""
         inputs = tuple(escaped_text(text) for text in self.source.inputs)
-        return StoredJob(self.state, self.prompts, self.sidecars, self.on_glitch, inputs)
+        return StoredJob(
+            self.state,
+            self.prompts,
+            self.sidecars,
+            self.on_glitch,
+            inputs,
+            self.form,
+            self.out,
+        )
 
     def lasting(self) -> dict[str, Any]:
         """The settings that all runs of one job must share, as plain data."""
