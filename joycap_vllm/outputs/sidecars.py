@@ -64,6 +64,12 @@ class Target:
             return False
 
 
+def stem_of(name: str) -> str:
+    """A file's name without its extension, as `Path.stem`, but quick."""
+    dot = name.rfind(".")
+    return name[:dot] if 0 < dot < len(name) - 1 else name
+
+
 def assign_stems(
     names: Iterable[str], endings: Sequence[str], kept: Mapping[str, str] | None = None
 ) -> dict[str, str]:
@@ -81,9 +87,9 @@ def assign_stems(
     taken: set[str] = set()
     stems: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (name not in kept, name)):
-        stem = kept.get(name, Path(name).stem)
+        stem = kept.get(name) or stem_of(name)
         while any(stem + ending in taken for ending in endings):
-            stem = name if stem == Path(name).stem else f"{stem}_"
+            stem = name if stem == stem_of(name) else f"{stem}_"
         taken.update(stem + ending for ending in endings)
         stems[name] = stem
     return stems

@@ -52,6 +52,12 @@ class SourceImage(NamedTuple):
         return self.place.path
 
     @property
+    def file(self) -> str | None:
+        """As `path`, but quick: it is asked for millions of them."""
+        place = self.place
+        return place.name if type(place) is FilePlace else None
+
+    @property
     def held(self) -> int:
         """Bytes of it that are in memory already."""
         return getattr(self.place, "held", 0)
