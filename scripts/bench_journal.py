@@ -16,12 +16,13 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from joycap_vllm.captioner import Attempt, Outcome
-from joycap_vllm.fleet import Usage
-from joycap_vllm.images import Prepared
-from joycap_vllm.job import Journal, read_records
-from joycap_vllm.job.journal import make_line
+from joycap_vllm.job import read_records
+
+if TYPE_CHECKING:  # else loaded late: each process that reads a journal loads this file too
+    from joycap_vllm.captioner import Outcome
+    from joycap_vllm.job import Journal
 
 AT_ONCE = 512
 WORDS = [
@@ -34,6 +35,9 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 def outcome(draw: random.Random) -> Outcome:
     """An outcome such as JoyCaption's: about 200 words, one request."""
+    from joycap_vllm.captioner import Attempt, Outcome
+    from joycap_vllm.fleet import Usage
+
     attempt = Attempt(
         None, "stop", draw.getrandbits(32), 0.6, "http://127.0.0.1:8000/v1", draw.random() * 4000
     )
@@ -50,6 +54,9 @@ def outcome(draw: random.Random) -> Outcome:
 
 def line_of(number: int, made: Outcome) -> bytes:
     """The record of an outcome."""
+    from joycap_vllm.images import Prepared
+    from joycap_vllm.job.journal import make_line
+
     return make_line(
         key=f"photos/{number // 1000:05d}/image {number:09d}.jpg",
         prompt="descriptive",
@@ -64,6 +71,8 @@ def line_of(number: int, made: Outcome) -> bytes:
 
 def appends(folder: Path, count: int) -> None:
     """Prints what an outcome costs."""
+    from joycap_vllm.job import Journal
+
     draw = random.Random(5)
     outcomes = [outcome(draw) for _ in range(1000)]
     numbers = iter(range(count))
@@ -83,7 +92,7 @@ def appends(folder: Path, count: int) -> None:
         async with Journal(folder) as journal:
             await asyncio.gather(*(one(journal) for _ in range(AT_ONCE)))
 
-    os.fdatasync = counted
+    os.fdatasync = counted  # type: ignore[assignment]
     began, cpu = time.perf_counter(), time.process_time()
     asyncio.run(everything())
     cpu, seconds = time.process_time() - cpu, time.perf_counter() - began

@@ -7,7 +7,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 
-from joycap_vllm.errors import OutputError
+from joycap_vllm.errors import OutputError, UsageError
 from joycap_vllm.job.records import read_file
 from joycap_vllm.job.stored import StoredJob
 from joycap_vllm.outputs import dress
@@ -22,7 +22,7 @@ def is_foreign(line: str, job: StoredJob) -> bool:
     try:
         journals = sorted(job.state.glob("journal-*.jsonl"))
         known = _captions(job, tuple((path, path.stat().st_size) for path in journals))
-    except (OSError, OutputError):
+    except (OSError, OutputError, UsageError):
         return False
     return bool(journals and line.strip()) and _digest(line.strip()) not in known
 

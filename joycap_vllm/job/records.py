@@ -22,6 +22,7 @@ Task = tuple[str, str]  # a key and the name of a prompt
 _STRETCH = 1 << 22  # bytes that a process reads at once
 _SMALL = 1 << 23  # bytes of journals for which no processes are started
 _MOST_WORKERS = 6  # more would wait for the one that puts all together
+_KILLED = "a process that read the journals was killed, perhaps since the machine ran out of memory"
 _OFFSET = (1 << scan.FILE_SHIFT) - 1
 _REPLACED = 0  # the sort of records that a later one of their task replaced
 _RARE = 0xFFFF  # the sort of records of which there are too many sorts; the line tells
@@ -324,7 +325,10 @@ def read_records(folder: Path) -> Records:
     ]
     records = Records(files)
     workers = min(pool.cores(), _MOST_WORKERS) if sum(sizes) > _SMALL else 1
-    for found in pool.in_order(stretches, scan.scan, workers=workers, home=scan.__name__):
+    scanned = pool.in_order(
+        stretches, scan.scan, workers=workers, home=scan.__name__, killed=_KILLED
+    )
+    for found in scanned:
         records.take(found)
     return records
 
