@@ -66,7 +66,7 @@ class Scanned:
         sorts: The sorts that occur.
     """
 
-    digests: bytearray = field(default_factory=bytearray)
+    digests: bytes = b""
     places: array[int] = field(default_factory=lambda: array("Q"))
     moments: array[float] = field(default_factory=lambda: array("d"))
     sizes: array[int] = field(default_factory=lambda: array("I"))
@@ -83,23 +83,26 @@ def scan(stretch: Stretch) -> Scanned:
         UsageError: A newer version wrote it.
     """
     found = Scanned()
+    digests: list[bytes] = []
     known: dict[Sort, int] = {}
     above = stretch.number << FILE_SHIFT
+    # Bound once: this loop runs for millions of lines.
+    add_digest, add_place = digests.append, found.places.append
+    add_moment, add_size = found.moments.append, found.sizes.append
+    add_attempts, add_kind = found.attempts.append, found.kinds.append
     for line, offset in lines_of(stretch.path, stretch.start, stretch.end):
         data = record_of(line, stretch.path)
         if data is None:
             continue
-        found.digests += digest_of(data["key"], data["prompt"])
-        found.places.append(above | offset)
-        found.moments.append(data.get("t") or 0.0)
+        add_digest(digest_of(data["key"], data["prompt"]))
+        add_place(above | offset)
+        add_moment(data.get("t") or 0.0)
         size = size_of(data)
-        if size is None:
-            size = NO_SIZE
-        elif not 0 <= size < ODD_SIZE:
-            size = ODD_SIZE
-        found.sizes.append(size)
-        found.attempts.append(min(len(data.get("attempts") or ()), MOST_ATTEMPTS))
-        found.kinds.append(known.setdefault(sort_of(data), len(known)))
+        add_size(NO_SIZE if size is None else size if 0 <= size < ODD_SIZE else ODD_SIZE)
+        attempts = len(data.get("attempts") or ())
+        add_attempts(attempts if attempts < MOST_ATTEMPTS else MOST_ATTEMPTS)
+        add_kind(known.setdefault(sort_of(data), len(known)))
+    found.digests = b"".join(digests)
     found.sorts = list(known)
     return found
 

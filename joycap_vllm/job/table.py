@@ -53,15 +53,17 @@ class Table:
             slot = (slot + 1) & mask
         return 0
 
-    def add(self, digest: bytes) -> bool:
-        """Adds a row for a digest that is not there yet; whether it was not."""
+    def add(self, digest: bytes) -> int:
+        """The newest row of a digest, or 0 where there was none and one was added."""
+        head: int
+        tail: int
         head, tail = _PARTS.unpack(digest)
         heads, slots = self._heads, self._slots
         mask = len(slots) - 1
         slot = head & mask
         while row := slots[slot]:
             if heads[row] == head and self._tails[row] == tail:
-                return False
+                return row
             slot = (slot + 1) & mask
         slots[slot] = len(heads)
         heads.append(head)
@@ -69,9 +71,9 @@ class Table:
         self._known += 1
         if self._known > _FULL * len(slots):
             self.reserve(self._known)
-        return True
+        return 0
 
-    def extend(self, digests: bytes | bytearray) -> list[tuple[int, int]]:
+    def extend(self, digests: bytes) -> list[tuple[int, int]]:
         """Adds a row for each of many digests, also for those that are there already.
 
         Args:
@@ -132,4 +134,4 @@ class Seen:
 
     def add(self, text: str) -> bool:
         """Adds a text; whether it is new."""
-        return self._table.add(digest_of(text))
+        return not self._table.add(digest_of(text))

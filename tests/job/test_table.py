@@ -53,8 +53,7 @@ def test_equal_heads_are_told_apart_by_their_tails() -> None:
     table = Table()
     one, two = b"same hea" + b"1234", b"same hea" + b"5678"
 
-    assert table.add(one)
-    assert table.add(two)
+    assert [table.add(each) for each in (one, two, one, two)] == [0, 0, 1, 2]
     assert (table.find(one), table.find(two)) == (1, 2)
     assert table.extend(one + two) == [(1, 3), (2, 4)]
 
