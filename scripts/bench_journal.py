@@ -138,7 +138,7 @@ class Watch:
         self.cpu[os.getpid()] = cpu_seconds(os.getpid()) - self._before
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.2):
+        while not self._stop.wait(0.5):
             processes = family(os.getpid())
             self.memory = max(self.memory, sum(map(resident, processes)))
             self.cpu |= {each: cpu_seconds(each) for each in processes}

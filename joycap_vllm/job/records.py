@@ -21,6 +21,7 @@ Task = tuple[str, str]  # a key and the name of a prompt
 
 _STRETCH = 1 << 22  # bytes that a process reads at once
 _SMALL = 1 << 23  # bytes of journals for which no processes are started
+_USUAL_LINE = 1500  # bytes of a record, about
 _MOST_WORKERS = 6  # more would wait for the one that puts all together
 _KILLED = "a process that read the journals was killed, perhaps since the machine ran out of memory"
 _OFFSET = (1 << scan.FILE_SHIFT) - 1
@@ -123,8 +124,9 @@ class Records(Mapping[Task, Record]):
     going through them reads them from the journals again; `having` reads only what is asked for.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], expected: int) -> None:
         self._table = Table()
+        self._table.reserve(expected)
         self._files = files
         self._places = array("Q", [0])
         self._moments = array("d", [0.0])
@@ -323,7 +325,7 @@ def read_records(folder: Path) -> Records:
         for number, (path, size) in enumerate(zip(files, sizes, strict=True))
         for start in range(0, size, _STRETCH)
     ]
-    records = Records(files)
+    records = Records(files, sum(sizes) // _USUAL_LINE)
     workers = min(pool.cores(), _MOST_WORKERS) if sum(sizes) > _SMALL else 1
     scanned = pool.in_order(
         stretches, scan.scan, workers=workers, home=scan.__name__, killed=_KILLED
