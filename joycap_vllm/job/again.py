@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from joycap_vllm.captioner import CaptionerOptions
 from joycap_vllm.errors import UsageError
 from joycap_vllm.glitch import GLITCHES
-from joycap_vllm.job.records import Record
+from joycap_vllm.job.records import Records
 from joycap_vllm.job.report import journals_of
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.job.stored import StoredJob
@@ -63,7 +63,7 @@ def job_folder(path: Path) -> Path:
         ) from error
 
 
-def choose(job: StoredJob, records: Mapping[Task, Record], wanted: Collection[str]) -> Chosen:
+def choose(job: StoredJob, records: Records, wanted: Collection[str]) -> Chosen:
     """The tasks whose latest record ended as wanted.
 
     Args:
@@ -77,11 +77,7 @@ def choose(job: StoredJob, records: Mapping[Task, Record], wanted: Collection[st
     for name in wanted:
         if name not in ENDINGS:
             raise UsageError(f"--only takes one of {', '.join(ENDINGS)}, not {name!r}")
-    tasks = {
-        task
-        for task, record in records.items()
-        if record.outcome in wanted or (record.outcome != "ok" and record.glitch in wanted)
-    }
+    tasks = {task for task, _ in records.having(wanted)}
     asked = {prompt.name for prompt in job.prompts}
     kept = {task for task in tasks if task[1] in asked}
     source = _inputs_of(job)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from joycap_vllm.job.records import Record
+from joycap_vllm.job.records import Records
 from joycap_vllm.outputs import Sidecars, Target, stem_of
 from joycap_vllm.sources import SourceImage, image_names, key_of
 
@@ -35,9 +34,7 @@ class Homes:
         records: What journals say: who was captioned keeps its sidecar.
     """
 
-    def __init__(
-        self, sidecars: Sidecars, root: Path, records: Mapping[tuple[str, str], Record]
-    ) -> None:
+    def __init__(self, sidecars: Sidecars, root: Path, records: Records) -> None:
         self._sidecars = sidecars
         self._root = root
         self._records = records
@@ -101,7 +98,7 @@ class Homes:
         for name in names:
             key = key_of(Path(path, name), self._root)
             for prompt in self._sidecars.options.prompts:
-                record = self._records.get((key, prompt))
-                if record is not None:
-                    kept[name] = record.stem or stem_of(name)
+                row = self._records.find(key, prompt)
+                if row:
+                    kept[name] = self._records.record(row).stem or stem_of(name)
         return kept

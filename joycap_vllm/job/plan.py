@@ -10,7 +10,7 @@ from hashlib import blake2b
 from itertools import islice
 
 from joycap_vllm.job.homes import Homes
-from joycap_vllm.job.records import Record
+from joycap_vllm.job.records import Record, Records
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.job.table import Seen
 from joycap_vllm.outputs import Sidecars, Target
@@ -84,7 +84,7 @@ class Plan:
         repeated: Images left out so far since another one had their key.
     """
 
-    def __init__(self, settings: JobSettings, records: Mapping[tuple[str, str], Record]) -> None:
+    def __init__(self, settings: JobSettings, records: Records) -> None:
         self.settings = settings
         self.repeated = 0
         replaces = settings.only is not None and settings.sidecars.existing in ("skip", "overwrite")
@@ -148,12 +148,14 @@ class Plan:
         """Whether journals tell of all its tasks, as they are asked now."""
         if not self._records or self.settings.only is not None:
             return False
-        return all(
-            (record := self._records.get((key, prompt.name))) is not None
-            and record.fingerprint == self._fingerprints[prompt.name]
-            and not self._is_asked_again(record)
-            for prompt in self.settings.prompts
-        )
+        records = self._records
+        for name, fingerprint in self._fingerprints.items():
+            row = records.find(key, name)
+            if not row or records.fingerprint(row) != fingerprint:
+                return False
+            if self._is_asked_again(records.outcome(row), records.glitch(row)):
+                return False
+        return True
 
     def _step(self, image: SourceImage) -> Iterator[Step]:
         target, stem = self._homes.of(image) if self.beside else (_NO_TARGET, None)
@@ -245,13 +247,13 @@ class Plan:
             return False
         if record.fingerprint != self._fingerprints[prompt.name]:
             return False
-        if self._is_asked_again(record):
+        if self._is_asked_again(record.outcome, record.glitch):
             return False
         return record.outcome == "failed" or record.size in (None, image.size())
 
-    def _is_asked_again(self, record: Record) -> bool:
+    def _is_asked_again(self, outcome: str, glitch: str | None) -> bool:
         again = self.settings.again
-        return bool(again) and ("all" in again or record.outcome in again or record.glitch in again)
+        return bool(again) and ("all" in again or outcome in again or glitch in again)
 
     def _draw(self, count: int) -> frozenset[str]:
         part, parts = self.settings.shard
