@@ -15,6 +15,7 @@ from joycap_vllm.sources.keys import escaped_name, key_of
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif",
     ".jp2", ".j2k", ".ppm", ".pgm", ".pnm", ".tga", ".qoi", ".ico", ".psd",
+    ".heic", ".heif", ".jxl",
 })  # fmt: skip
 MASK_FOLDERS = frozenset({"_controls"})
 MASK_ENDINGS = ("-masklabel", "-condlabel")  # OneTrainer keeps masks beside its pictures
@@ -34,7 +35,7 @@ class LocalFiles:
     root: Path
     trees: tuple[Path, ...]
     files: tuple[Path, ...]
-    unreadable: dict[Path, str] = field(default_factory=dict, compare=False)
+    unreadable: dict[Path | str, str] = field(default_factory=dict, compare=False)
     may_repeat: ClassVar[bool] = False
 
     def images(self) -> Iterator[SourceImage]:
@@ -56,19 +57,21 @@ class LocalFiles:
         return len(self.files) + sum(map(_count, self.trees))
 
     def _walk(self, tree: Path, seen: set[tuple[int, int]]) -> Iterator[SourceImage]:
-        with contextlib.suppress(OSError):
-            status = tree.stat()
-            if (status.st_dev, status.st_ino) in seen:
-                return  # a link back to where the walk has been
-            seen.add((status.st_dev, status.st_ino))
-        try:
-            images, folders = _listed_folder(tree)
-        except OSError as error:
-            self.unreadable[tree] = error.strerror or str(error)
-            return
-        yield from self._images_of(tree, images)
-        for folder in folders:
-            yield from self._walk(tree / folder, seen)
+        waiting = [tree]
+        while waiting:
+            folder = waiting.pop()
+            with contextlib.suppress(OSError):
+                status = folder.stat()
+                if (status.st_dev, status.st_ino) in seen:
+                    continue  # a link back to where the walk has been
+                seen.add((status.st_dev, status.st_ino))
+            try:
+                images, folders = _listed_folder(folder)
+            except OSError as error:
+                self.unreadable[folder] = error.strerror or str(error)
+                continue
+            yield from self._images_of(folder, images)
+            waiting += [folder / name for name in reversed(folders)]
 
     def _images_of(self, folder: Path, names: Sequence[str]) -> Iterator[SourceImage]:
         inside, before = key_of(folder, self.root), str(folder) + os.sep
@@ -91,7 +94,7 @@ def _listed_folder(folder: Path) -> tuple[list[str], list[str]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if _is_folder(entry):
-                if entry.name[0] != "." and entry.name not in MASK_FOLDERS:
+                if is_walked(entry.name):
                     folders.append(entry.name)
             elif is_image(entry.name):
                 images.append(entry.name)
@@ -99,13 +102,20 @@ def _listed_folder(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _count(tree: Path) -> int:
-    try:
-        images, folders = _listed_folder(tree)
-    except OSError:
-        return 0
-    return len(images) + sum(
-        _count(tree / name) for name in folders if not (tree / name).is_symlink()
-    )
+    found, waiting = 0, [str(tree)]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if not _is_folder(entry):
+                    found += is_image(entry.name)
+                elif not entry.is_symlink() and is_walked(entry.name):
+                    waiting.append(entry.path)
+    return found
+
+
+def is_walked(name: str) -> bool:
+    """Whether a folder of this name is looked into."""
+    return not name.startswith(".") and name not in MASK_FOLDERS
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -117,7 +127,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def is_image(name: str) -> bool:
     """Whether a file of this name is an image to caption: no hidden one, and no mask."""
-    path = Path(name)
-    if path.suffix.lower() not in IMAGE_SUFFIXES or name.startswith("."):
-        return False
-    return not path.stem.endswith(MASK_ENDINGS)
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122 - asked for millions of names
+    return (
+        suffix.lower() in IMAGE_SUFFIXES
+        and not name.startswith(".")
+        and not stem.endswith(MASK_ENDINGS)
+    )

@@ -140,13 +140,6 @@ def test_what_is_no_regular_file_fails_with_a_reason(tmp_path: Path) -> None:
         loop.read()
 
 
-@pytest.mark.parametrize("later", ["rows.jsonl", "s3://bucket/x", "shard.tar"])
-def test_what_this_version_cannot_read_is_said_so(tmp_path: Path, later: str) -> None:
-    make(tmp_path, "rows.jsonl", "shard.tar")
-    with pytest.raises(UsageError, match="cannot be read by this version"):
-        open_source([later if "://" in later else str(tmp_path / later)])
-
-
 @pytest.mark.parametrize("missing", ["nothing-here", "*.nothing"])
 def test_what_is_not_there_is_a_usage_error(tmp_path: Path, missing: str) -> None:
     with pytest.raises(UsageError, match="nothing"):
