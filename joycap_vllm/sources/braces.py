@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from joycap_vllm.errors import UsageError
 
-_MOST = 1_000_000
+_MOST = 100_000
 _INNERMOST = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})(?:\.\.(\d{1,18}))?")
 
@@ -17,12 +17,12 @@ def expanded(pattern: str) -> list[str]:
     """All names that a pattern stands for, in order; braces that say nothing stay as they are.
 
     Raises:
-        UsageError: They are over a million.
+        UsageError: They are over a hundred thousand.
     """
     names = list(itertools.islice(_expanded(pattern, 0), _MOST + 1))
     if len(names) > _MOST:
         raise UsageError(f"{pattern} stands for more than {_MOST} names")
-    return names
+    return list(dict.fromkeys(names))
 
 
 def _expanded(pattern: str, start: int) -> Iterator[str]:

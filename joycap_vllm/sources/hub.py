@@ -149,7 +149,8 @@ def _is_dataset(folder: Path) -> bool:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return True
     try:
-        card = (folder / "README.md").open(encoding="utf-8", errors="replace").read(1 << 16)
+        with (folder / "README.md").open(encoding="utf-8", errors="replace") as file:
+            card = file.read(1 << 16)
     except OSError:
         return False
     return "dataset_info:" in card and any(

@@ -218,13 +218,13 @@ class _Opening:
                     if line is None or named_in(line):
                         return
         except (OSError, EOFError) as error:
-            raise UsageError(f"the list {name} cannot be read: {error}") from error
+            raise UsageError(f"the list {name} cannot be read: {in_words(error)}") from error
         raise UsageError(f"the list {name} names no image")
 
     def _tars(self, root: Path) -> TarShards:
         shards = list(dict.fromkeys(self.shards))
         remote = [posixpath.dirname(name) for name in shards if is_remote(name)]
-        top = posixpath.commonpath(remote) if len(remote) == len(self.shards) else None
+        top = _common(remote) if len(remote) == len(shards) else None
         names = []
         for shard in shards:
             if not is_remote(shard):
@@ -235,6 +235,16 @@ class _Opening:
                     escaped(Path(inside[len(top) :].lstrip("/"))) if top else without_login(inside)
                 )
         return TarShards(tuple(shards), tuple(names), self.rules)
+
+
+def _common(folders: Sequence[str]) -> str:
+    """The part of URLs that all of them begin with, folder by folder."""
+    shared: list[str] = []
+    for parts in zip(*(folder.split("/") for folder in folders), strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return "/".join(shared)
 
 
 def kind_of(name: str) -> str | None:

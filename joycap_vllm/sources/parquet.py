@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from joycap_vllm.errors import MissingExtraError, UsageError
 from joycap_vllm.sources.image import SourceImage
 from joycap_vllm.sources.rows import RowReader
-from joycap_vllm.sources.streams import noting, open_raw
+from joycap_vllm.sources.store import in_words
+from joycap_vllm.sources.streams import is_remote, is_web, noting, open_raw
 from joycap_vllm.sources.web import WebRules
 
 if TYPE_CHECKING:
@@ -64,8 +65,10 @@ class ParquetRows:
         try:
             with open_parquet(self.name, self.rules) as file:
                 names = file.schema_arrow.names
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{self.name} cannot be read as Parquet: {error}") from error
+        except UsageError:
+            raise
+        except Exception as error:  # pyarrow and stores raise many kinds
+            raise UsageError(f"{self.name} cannot be read as Parquet: {in_words(error)}") from error
         if not {"path", "url", "image"} & set(names):
             raise UsageError(
                 f"{self.name} has no column `path`, `url` or `image`; it has {', '.join(names)}"
@@ -84,8 +87,6 @@ def open_parquet(name: str, rules: WebRules) -> pyarrow.parquet.ParquetFile:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise MissingExtraError("reading Parquet", "parquet") from error
-    from joycap_vllm.sources.streams import is_remote, is_web
-
     if is_web(name):
         raise OSError("Parquet is read from both ends, which http(s) does not do; download it")
     # With a buffer of its own, pages are read one by one and not a whole row group at once.
