@@ -42,6 +42,7 @@ def deadline(ends: float) -> Iterator[None]:
 def pool(private: bool) -> httpcore2.ConnectionPool:
     """The connections of all threads; `private` ones may go to addresses that are not public."""
     return httpcore2.ConnectionPool(
+        ssl_context=httpcore2.default_ssl_context(),  # made once, and not for each connection
         max_connections=_CONNECTIONS,
         max_keepalive_connections=_CONNECTIONS // 2,
         keepalive_expiry=15.0,

@@ -19,7 +19,7 @@ from joycap_vllm.sources.keys import escaped_name
 from joycap_vllm.sources.store import StorePlace, in_words
 from joycap_vllm.sources.streams import is_remote
 
-_ON_HUB = "hf://datasets/"
+ON_HUB = "hf://datasets/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +101,11 @@ class DatasetRows:
     def _file(self, path: str) -> tuple[str, Place]:
         """The name and place of a picture that is a file of its own."""
         inside = path.partition("::")[0].removeprefix("zip://") if "::" in path else path
-        home = self.dataset.name if self.dataset.local else _ON_HUB + self.dataset.name
+        home = self.dataset.name if self.dataset.local else ON_HUB + self.dataset.name
         name = inside.removeprefix(home).lstrip("/") if inside.startswith(home) else _last(inside)
         if inside.startswith(f"{home}@"):
             name = inside[len(home) :].partition("/")[2]
-        if path.rpartition("::")[2].startswith(_ON_HUB):
+        if path.rpartition("::")[2].startswith(ON_HUB):
             return name, StorePlace(path)
         if self.dataset.local and not is_remote(path):
             return name, FilePlace(path)
@@ -129,8 +129,8 @@ def dataset_of(text: str) -> DatasetName | None:
     """
     if not text.startswith("hf://"):
         return DatasetName(text, True) if _is_dataset(Path(text)) else None
-    if text.startswith(_ON_HUB):
-        owner, name, *rest = [*text[len(_ON_HUB) :].strip("/").split("/"), "", ""][:5]
+    if text.startswith(ON_HUB):
+        owner, name, *rest = [*text[len(ON_HUB) :].strip("/").split("/"), "", ""][:5]
         rest = [part for part in rest if part]
         if not name or len(rest) > 2:
             raise UsageError(f"{text} is not hf://datasets/OWNER/NAME[/SPLIT|/CONFIG/SPLIT]")

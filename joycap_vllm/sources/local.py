@@ -98,7 +98,14 @@ def _listed_folder(folder: Path) -> tuple[list[str], list[str]]:
                     folders.append(entry.name)
             elif is_image(entry.name):
                 images.append(entry.name)
-    return sorted(images, key=os.fsencode), sorted(folders, key=os.fsencode)
+    return by_name(images), by_name(folders)
+
+
+def by_name(names: list[str]) -> list[str]:
+    """Names in the order of their bytes, which is that of their text where that is ASCII."""
+    if "".join(names).isascii():
+        return sorted(names)
+    return sorted(names, key=os.fsencode)
 
 
 def _count(tree: Path) -> int:
@@ -127,9 +134,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def is_image(name: str) -> bool:
     """Whether a file of this name is an image to caption: no hidden one, and no mask."""
-    stem, suffix = os.path.splitext(name)  # noqa: PTH122 - asked for millions of names
-    return (
-        suffix.lower() in IMAGE_SUFFIXES
-        and not name.startswith(".")
-        and not stem.endswith(MASK_ENDINGS)
-    )
+    dot = name.rfind(".")  # asked for millions of names
+    if dot < 1 or name[0] == "." or name[dot:].lower() not in IMAGE_SUFFIXES:
+        return False
+    return not name.endswith(MASK_ENDINGS, 0, dot)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from joycap_vllm.errors import UsageError
 from joycap_vllm.sources.braces import expanded
-from joycap_vllm.sources.hub import DatasetRows, dataset_of
+from joycap_vllm.sources.hub import ON_HUB, DatasetName, DatasetRows, dataset_of
 from joycap_vllm.sources.image import Place
 from joycap_vllm.sources.keys import escaped, key_of
 from joycap_vllm.sources.local import IMAGE_SUFFIXES, LocalFiles, is_image
@@ -105,16 +105,15 @@ class _Opening:
         parts += [make(root) for make in self.makers]
         if self.shards:
             parts.append(self._tars(root))
-        again = [t if is_remote(t) else str(absolute(t)) for t in self.inputs]
-        return Source(root, tuple(parts), tuple(again))
+        return Source(root, tuple(parts), tuple(_anywhere(text) for text in self.inputs))
 
     def _add_folder(self, path: Path) -> None:
-        self.roots.append(path)
         dataset = dataset_of(str(path))
         if dataset is None:
+            self.roots.append(path)
             self.trees.append(path)
         else:
-            self._add_dataset(DatasetRows(dataset, self._before(str(path))))
+            self._add_dataset(dataset)
 
     def _add_file(self, path: Path) -> None:
         kind, alone = kind_of(path.name), len(self.inputs) == 1
@@ -149,7 +148,7 @@ class _Opening:
         elif text.startswith("hf://") and not is_image(posixpath.basename(text)):
             dataset = dataset_of(text)
             if dataset is not None:
-                self._add_dataset(DatasetRows(dataset, self._before(dataset.name)))
+                self._add_dataset(dataset)
         elif is_web(text):
             self._add_single(text, WebPlace(text, self.rules))
         elif is_image(posixpath.basename(text)) and not glob.has_magic(text):
@@ -182,9 +181,16 @@ class _Opening:
     def _add_single(self, text: str, place: Place) -> None:
         self.makers.append(lambda _: SingleUrl(without_login(text), place))
 
-    def _add_dataset(self, rows: DatasetRows) -> None:
-        rows.require()
-        self.makers.append(lambda _: rows)
+    def _add_dataset(self, dataset: DatasetName) -> None:
+        DatasetRows(dataset).require()
+        if dataset.local:
+            folder = Path(dataset.name)
+            self.roots.append(folder)
+            self.makers.append(
+                lambda root: DatasetRows(dataset, self._before(key_of(folder, root)))
+            )
+        else:
+            self.makers.append(lambda _: DatasetRows(dataset, self._before(dataset.name)))
 
     def _add_store(self, text: str) -> None:
         before = self._before(text)
@@ -260,6 +266,13 @@ def absolute(text: str) -> Path:
         with contextlib.suppress(RuntimeError):
             path = path.expanduser()
     return Path(os.path.abspath(path))  # noqa: PTH100 - keeps symlinks
+
+
+def _anywhere(text: str) -> str:
+    """An input as it means the same in any folder."""
+    if text.startswith("hf://") and not text.startswith(ON_HUB):
+        return f"hf://{absolute(text[len('hf://') :])}"
+    return text if is_remote(text) else str(absolute(text))
 
 
 def _is_sidecar(path: Path) -> bool:

@@ -14,6 +14,7 @@ from joycap_vllm.sources.store import in_words, open_store
 from joycap_vllm.sources.web import WebRules, WebStream
 
 _BLOCK = 1 << 18
+_AHEAD = 8 << 20  # bytes that are fetched at once from a store
 LONGEST = 1 << 30  # bytes of a line
 
 
@@ -39,7 +40,7 @@ def open_raw(name: str, rules: WebRules) -> BinaryIO:
     if is_remote(name):
         files, path = open_store(name)
         try:
-            return cast("BinaryIO", files.open(path, "rb"))
+            return cast("BinaryIO", files.open(path, "rb", block_size=_AHEAD))
         except OSError:
             raise
         except Exception as error:  # a store's library may raise anything at all

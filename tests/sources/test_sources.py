@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,19 @@ def test_links_in_a_circle_are_cut(tmp_path: Path) -> None:
     (tmp_path / "sub" / "round").symlink_to(tmp_path, target_is_directory=True)
 
     assert keys(tmp_path) == ["sub/a.jpg"]
+
+
+def test_a_tree_deeper_than_python_recurses_is_walked(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["d"] * 1200)
+    subprocess.run(["mkdir", "-p", deep], check=True)
+    try:
+        make(deep, "a.jpg")
+        source = open_source([str(tmp_path)])
+
+        assert [image.key for image in source.images()] == ["d/" * 1200 + "a.jpg"]
+        assert source.count() == 1
+    finally:
+        subprocess.run(["rm", "-r", tmp_path / "d"], check=True)
 
 
 def test_single_files_are_relative_to_their_folder(tmp_path: Path) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from joycap_vllm.errors import ImageError
 from joycap_vllm.sources import WebRules
-from joycap_vllm.sources.guard import is_public
+from joycap_vllm.sources.guard import is_public, pool
 from joycap_vllm.sources.web import WebPlace
 
-from .helping import Web, images, picture
+from .helping import Web, images, picture, web_server
 
 OPEN = WebRules(private=True, seconds=5)
 
@@ -72,10 +75,12 @@ def test_other_spellings_of_this_machine_are_refused(web: Web, url: str) -> None
 
 
 def resolving(answers: list[str]) -> Any:
-    """A name service of which each question gets the next answer."""
-    given = iter(answers)
+    """A name service of which each question for a name gets the next answer."""
+    given, really = iter(answers), socket.getaddrinfo
 
-    def getaddrinfo(host: str, port: int, **more: Any) -> list[Any]:
+    def getaddrinfo(host: str, port: int, *rest: Any, **more: Any) -> Any:
+        if host[0].isdigit():
+            return really(host, port, *rest, **more)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(given), port))]
 
     return getaddrinfo
@@ -122,6 +127,32 @@ def test_a_redirect_to_the_inside_is_refused(
 
     assert web.asked == ["/a.png"]
     assert web.heads[0]["Host"] == f"public.example:{port}"
+
+
+@pytest.mark.parametrize("name", ["public.example", "other.example"])
+def test_a_certificate_must_be_of_the_name_and_not_of_the_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    options = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=x"
+    named = ["-addext", "subjectAltName=DNS:public.example"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    command = ["openssl", "req", *options.split(), *named, *files]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setattr(socket, "getaddrinfo", resolving(["127.0.0.1"] * 9))
+    pool(True).close()
+    pool.cache_clear()
+    with web_server(context) as web:
+        web.bytes_at("/a.png", b"here")
+        place = WebPlace(web.url.replace("http://127.0.0.1", f"https://{name}") + "/a.png", OPEN)
+        if name == "public.example":
+            assert place.read(100) == b"here"
+        else:
+            with pytest.raises(ImageError, match="certificate"):
+                place.read(100)
 
 
 def test_redirects_are_followed_a_few_times(web: Web) -> None:
