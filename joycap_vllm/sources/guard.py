@@ -5,11 +5,11 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
 from typing import Any
 
 import httpcore2
@@ -17,6 +17,8 @@ import httpcore2
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _CONNECTIONS = 64
 
+_lock = threading.Lock()
+_pools: dict[bool, httpcore2.ConnectionPool] = {}
 _ends: ContextVar[float | None] = ContextVar("_ends", default=None)
 
 
@@ -38,16 +40,25 @@ def deadline(ends: float) -> Iterator[None]:
         _ends.reset(token)
 
 
-@lru_cache(maxsize=2)
 def pool(private: bool) -> httpcore2.ConnectionPool:
     """The connections of all threads; `private` ones may go to addresses that are not public."""
-    return httpcore2.ConnectionPool(
-        ssl_context=httpcore2.default_ssl_context(),  # made once, and not for each connection
-        max_connections=_CONNECTIONS,
-        max_keepalive_connections=_CONNECTIONS // 2,
-        keepalive_expiry=15.0,
-        network_backend=_Guarded(private),
-    )
+    with _lock:
+        if private not in _pools:
+            _pools[private] = httpcore2.ConnectionPool(
+                ssl_context=httpcore2.default_ssl_context(),  # once, not for each connection
+                max_connections=_CONNECTIONS,
+                max_keepalive_connections=_CONNECTIONS // 2,
+                keepalive_expiry=15.0,
+                network_backend=_Guarded(private),
+            )
+        return _pools[private]
+
+
+def close_pools() -> None:
+    """Closes all connections; new ones can be made afterwards."""
+    with _lock:
+        while _pools:
+            _pools.popitem()[1].close()
 
 
 class _Guarded(httpcore2.NetworkBackend):

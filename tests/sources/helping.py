@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from joycap_vllm.sources import SourceImage, WebRules, open_source
-from joycap_vllm.sources.guard import pool
+from joycap_vllm.sources.guard import close_pools
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -105,5 +105,4 @@ def web_server(tls: ssl.SSLContext | None = None) -> Iterator[Web]:
         finally:
             server.shutdown()
             thread.join()
-            pool(True).close()
-            pool.cache_clear()
+            close_pools()

@@ -15,7 +15,7 @@ import pytest
 
 from joycap_vllm.errors import ImageError
 from joycap_vllm.sources import WebRules
-from joycap_vllm.sources.guard import is_public, pool
+from joycap_vllm.sources.guard import close_pools, is_public
 from joycap_vllm.sources.web import WebPlace
 
 from .helping import Web, images, picture, web_server
@@ -143,8 +143,7 @@ def test_a_certificate_must_be_of_the_name_and_not_of_the_address(
     context.load_cert_chain(certificate, key)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     monkeypatch.setattr(socket, "getaddrinfo", resolving(["127.0.0.1"] * 9))
-    pool(True).close()
-    pool.cache_clear()
+    close_pools()
     with web_server(context) as web:
         web.bytes_at("/a.png", b"here")
         place = WebPlace(web.url.replace("http://127.0.0.1", f"https://{name}") + "/a.png", OPEN)
