@@ -145,8 +145,14 @@ def dataset_of(text: str) -> DatasetName | None:
     return DatasetName(str(folder), True)
 
 
+def _is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` made it."""
+    one = ((folder / name).is_file() for name in ("state.json", "dataset_info.json"))
+    return (folder / "dataset_dict.json").is_file() or all(one)
+
+
 def _is_dataset(folder: Path) -> bool:
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+    if _is_saved(folder):
         return True
     try:
         with (folder / "README.md").open(encoding="utf-8", errors="replace") as file:
@@ -178,9 +184,7 @@ def _opened(dataset: DatasetName) -> dict[str, Any]:
 
 
 def _loaded(datasets: Any, dataset: DatasetName) -> Any:
-    folder = Path(dataset.name)
-    saved = [folder / name for name in ("dataset_dict.json", "state.json")]
-    if dataset.local and any(file.is_file() for file in saved):
+    if dataset.local and _is_saved(Path(dataset.name)):
         return datasets.load_from_disk(dataset.name)
     return datasets.load_dataset(
         dataset.name,

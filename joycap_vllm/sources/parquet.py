@@ -13,6 +13,7 @@ from joycap_vllm.sources.rows import RowReader
 from joycap_vllm.sources.store import in_words
 from joycap_vllm.sources.streams import is_remote, is_web, noting, open_raw
 from joycap_vllm.sources.web import WebRules
+from joycap_vllm.sources.webfiles import WebFile
 
 if TYPE_CHECKING:
     import pyarrow.parquet
@@ -87,10 +88,10 @@ def open_parquet(name: str, rules: WebRules) -> pyarrow.parquet.ParquetFile:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise MissingExtraError("reading Parquet", "parquet") from error
-    if is_web(name):
-        raise OSError("Parquet is read from both ends, which http(s) does not do; download it")
+    source: Any = name
+    if is_remote(name):
+        source = WebFile(name, rules) if is_web(name) else open_raw(name, rules)
     # With a buffer of its own, pages are read one by one and not a whole row group at once.
-    source: Any = open_raw(name, rules) if is_remote(name) else name
     return parquet.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
 
 

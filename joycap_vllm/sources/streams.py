@@ -11,7 +11,8 @@ from typing import BinaryIO, cast
 
 from joycap_vllm.errors import MissingExtraError
 from joycap_vllm.sources.store import in_words, open_store
-from joycap_vllm.sources.web import WebRules, WebStream
+from joycap_vllm.sources.web import WebRules
+from joycap_vllm.sources.webfiles import WebStream
 
 _BLOCK = 1 << 18
 _AHEAD = 8 << 20  # bytes that are fetched at once from a store

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -80,66 +79,44 @@ class _PassingError(ImageError):
     """A fault that may have passed at the next attempt."""
 
 
-class WebStream(io.RawIOBase):
-    """The body of a URL as a stream, for manifests and shards.
-
-    Its silence is bounded by the rules, its length and whole time are not.
-
-    Raises:
-        OSError: It cannot be opened or read on; the text says why.
-    """
-
-    def __init__(self, url: str, rules: WebRules) -> None:
-        super().__init__()
-        self._stack, self._rest = ExitStack(), b""
-        try:
-            response = self._stack.enter_context(_answered(url, rules, None))
-        except ImageError as error:
-            raise OSError(str(error)) from error
-        self._chunks = _chunks(response)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        try:
-            while not self._rest:
-                self._rest = next(self._chunks)
-        except StopIteration:
-            return 0
-        except ImageError as error:
-            raise OSError(str(error)) from error
-        part = self._rest[: len(buffer)]
-        buffer[: len(part)] = part
-        self._rest = self._rest[len(part) :]
-        return len(part)
-
-    def close(self) -> None:
-        self._stack.close()
-        super().close()
-
-
 def _fetched(url: str, rules: WebRules, most: int, ends: float) -> bytes:
     parts, size = [], 0
-    with _answered(url, rules, ends) as response:
-        said = _header(response, b"content-length")
+    with answered(url, rules, ends) as response:
+        said = header(response, b"content-length")
         if said.isdigit():
             refuse_long(int(said), most)
-        for part in _chunks(response):
+        for part in chunks(response):
             size += len(part)
             refuse_long(size, most)
             parts.append(part)
     return b"".join(parts)
 
 
-def _chunks(response: httpcore2.Response) -> Iterator[bytes]:
+def chunks(response: httpcore2.Response) -> Iterator[bytes]:
+    """The body of a response.
+
+    Raises:
+        ImageError: The connection fails.
+    """
     with _in_words():
         yield from response.iter_stream()
 
 
 @contextmanager
-def _answered(url: str, rules: WebRules, ends: float | None) -> Iterator[httpcore2.Response]:
-    """The response at the end of all redirects, its body unread."""
+def answered(
+    url: str, rules: WebRules, ends: float | None, part: tuple[int, int] | None = None
+) -> Iterator[httpcore2.Response]:
+    """The response at the end of all redirects, its body unread.
+
+    Args:
+        url: What is asked for.
+        rules: What may be asked.
+        ends: When it has to be read to its end, a time of `time.monotonic`.
+        part: The first and the last byte wanted, where it is not all.
+
+    Raises:
+        ImageError: The rules forbid it, or the server fails or refuses.
+    """
     import httpx2
 
     from joycap_vllm.sources.guard import deadline
@@ -154,12 +131,12 @@ def _answered(url: str, rules: WebRules, ends: float | None) -> Iterator[httpcor
             stack.enter_context(deadline(ends))
         for _ in range(rules.redirects + 1):
             login = _login(target) if target.netloc == first else None
-            response = stack.enter_context(_asked(target, rules, login))
+            response = stack.enter_context(_asked(target, rules, login, part))
             if response.status not in _REDIRECTS:
-                _require_ok(response)
+                _require_ok(response, (200,) if part is None else (200, 206))
                 yield response
                 return
-            goal = _header(response, b"location")
+            goal = header(response, b"location")
             if not goal:
                 raise ImageError("the server redirects to nowhere")
             response.close()
@@ -181,7 +158,7 @@ def _login(target: httpx2.URL) -> bytes | None:
 
 @contextmanager
 def _asked(
-    target: httpx2.URL, rules: WebRules, login: bytes | None
+    target: httpx2.URL, rules: WebRules, login: bytes | None, part: tuple[int, int] | None
 ) -> Iterator[httpcore2.Response]:
     import httpcore2
 
@@ -197,6 +174,8 @@ def _asked(
     ]
     if login:
         headers.append((b"Authorization", login))
+    if part:
+        headers.append((b"Range", b"bytes=%d-%d" % part))
     url = httpcore2.URL(
         scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path
     )
@@ -210,17 +189,18 @@ def _asked(
         yield response
 
 
-def _require_ok(response: httpcore2.Response) -> None:
+def _require_ok(response: httpcore2.Response, expected: tuple[int, ...]) -> None:
     if response.status in _PASSING:
         raise _PassingError(f"the server answers {response.status}")
-    if response.status != 200:
+    if response.status not in expected:
         raise ImageError(f"the server answers {response.status}")
-    packed = _header(response, b"content-encoding")
+    packed = header(response, b"content-encoding")
     if packed and packed.lower() != b"identity":
         raise ImageError(f"the server sends it packed as {packed.decode('ascii', 'replace')}")
 
 
-def _header(response: httpcore2.Response, name: bytes) -> bytes:
+def header(response: httpcore2.Response, name: bytes) -> bytes:
+    """A header by its name in small letters; empty where it is not there."""
     return next((value for key, value in response.headers if key.lower() == name), b"")
 
 

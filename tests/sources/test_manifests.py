@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import os
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -315,3 +316,22 @@ def test_a_line_without_an_end_is_not_held() -> None:
     pieces = [b"short\n", *[b"x" * 100] * 50, b"tail\nnext\n", b"y" * 300]
 
     assert list(lines_of(Pieces(pieces), longest=200)) == [b"short", None, b"next", None]  # type: ignore[arg-type]
+
+
+def test_a_parquet_manifest_behind_a_url_is_read_in_parts(tmp_path: Path, web: Web) -> None:
+    names = [f"{i:05}-{os.urandom(20).hex()}.png" for i in range(20_000)]
+    data = parquet(tmp_path / "rows.parquet", {"path": names}).read_bytes()
+
+    def parts(request: BaseHTTPRequestHandler) -> None:
+        first, _, last = request.headers["Range"].removeprefix("bytes=").partition("-")
+        part = data[int(first) : int(last) + 1]
+        request.send_response(206)
+        request.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+        request.send_header("Content-Length", str(len(part)))
+        request.end_headers()
+        request.wfile.write(part)
+
+    found = images(web.at("/set/rows.parquet", parts), web=WebRules(private=True))
+    assert [image.key for image in found] == names
+    with pytest.raises(UsageError, match="gives no parts of files"):
+        images(web.bytes_at("/whole.parquet", data), web=WebRules(private=True))
