@@ -16,6 +16,7 @@ import pybase64
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from joycap_vllm.errors import ImageError
+from joycap_vllm.images.decoders import register, why_unread
 
 SIZE = 384
 RECIPE = "upright-rgb-white-384-lanczos-1"
@@ -69,6 +70,7 @@ def prepare(data: bytes, wire: Wire = "jpeg", limits: Limits | None = None) -> P
     limits = limits or Limits()
     if not data:
         raise ImageError("the file is empty (0 bytes)")
+    register()
     try:
         with Image.open(io.BytesIO(data)) as picture:
             width, height = picture.size
@@ -77,7 +79,8 @@ def prepare(data: bytes, wire: Wire = "jpeg", limits: Limits | None = None) -> P
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"not an image that can be read ({_what_it_looks_like(data)})") from None
+        looks = f"not an image that can be read ({_what_it_looks_like(data)})"
+        raise ImageError(why_unread(data) or looks) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(_too_many_pixels("its size", limits)) from None
     except Exception as error:  # a decoder may raise anything at all on a damaged file
@@ -95,8 +98,9 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     """Any picture upright, whole, and in RGB on white; of an animation the first frame."""
     picture.load()
     upright = picture
-    with contextlib.suppress(Exception):  # damaged EXIF says nothing about the picture itself
-        upright = ImageOps.exif_transpose(picture)
+    if picture.format != "JXL":  # which is upright as decoded, whatever its EXIF says
+        with contextlib.suppress(Exception):  # damaged EXIF says nothing about the picture itself
+            upright = ImageOps.exif_transpose(picture)
     if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
         upright = _eight_bits(upright)
     if upright.mode == "La":

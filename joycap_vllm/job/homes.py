@@ -43,7 +43,7 @@ class Homes:
 
     def of(self, image: SourceImage) -> tuple[Target, str | None]:
         """An image's sidecars and, where it is not the file's own, their stem."""
-        if image.file is None:
+        if image.file is None or "\0" in image.file:
             return self._of_key(image.key), None
         path, name = os.path.split(image.file)
         folder, own = self._folder(path), stem_of(name)

@@ -10,7 +10,10 @@ from joycap_vllm.sources.keys import (
     unescaped_text,
 )
 from joycap_vllm.sources.local import IMAGE_SUFFIXES, image_names
-from joycap_vllm.sources.source import Part, Source, files_source, open_source
+from joycap_vllm.sources.opening import open_source
+from joycap_vllm.sources.shards import TarShards, open_shard, shard_key
+from joycap_vllm.sources.source import Part, Source, files_source
+from joycap_vllm.sources.web import WebRules
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -19,13 +22,17 @@ __all__ = [
     "Place",
     "Source",
     "SourceImage",
+    "TarShards",
+    "WebRules",
     "escaped",
     "escaped_text",
     "files_source",
     "image_names",
     "key_of",
+    "open_shard",
     "open_source",
     "path_of",
+    "shard_key",
     "unescaped",
     "unescaped_text",
 ]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
+
+import pybase64
 
 from joycap_vllm.errors import ImageError
 
@@ -60,7 +63,10 @@ class SourceImage(NamedTuple):
     @property
     def held(self) -> int:
         """Bytes of it that are in memory already."""
-        return getattr(self.place, "held", 0)
+        place = self.place
+        if type(place) is BytesPlace:
+            return len(place.data)
+        return len(place.text) if type(place) is Base64Place else 0
 
     def size(self) -> int | None:
         """Bytes of it, where they can be told without fetching it."""
@@ -107,6 +113,121 @@ class FilePlace(NamedTuple):
             return path.read_bytes()
         except OSError as error:
             raise ImageError(f"the file cannot be read: {error.strerror or error}") from error
+        except ValueError as error:  # a NUL in a name that a row gave
+            raise ImageError(f"its path can be none: {error}") from error
+
+
+class SlicePlace(NamedTuple):
+    """A part of a file of this machine, such as a member of a tar shard."""
+
+    name: str
+    offset: int
+    length: int
+
+    @property
+    def path(self) -> None:
+        """It has no file of its own."""
+
+    def size(self) -> int:
+        """Its length in bytes."""
+        return self.length
+
+    def read(self, most: int) -> bytes:
+        """Its bytes.
+
+        Raises:
+            ImageError: They cannot be read, or are more than `most`.
+        """
+        refuse_long(self.length, most)
+        try:
+            with open(self.name, "rb") as file:  # noqa: PTH123 - asked for millions of slices
+                file.seek(self.offset)
+                data = file.read(self.length)
+        except OSError as error:
+            raise ImageError(f"{self.name} cannot be read: {error.strerror or error}") from error
+        if len(data) < self.length:
+            raise ImageError(f"{self.name} has become shorter since it was listed")
+        return data
+
+
+class BytesPlace(NamedTuple):
+    """Bytes that are at hand."""
+
+    data: bytes
+
+    @property
+    def path(self) -> None:
+        """It has no file."""
+
+    def size(self) -> int:
+        """Their number."""
+        return len(self.data)
+
+    def read(self, most: int) -> bytes:
+        """Themselves.
+
+        Raises:
+            ImageError: They are more than `most`.
+        """
+        refuse_long(len(self.data), most)
+        return self.data
+
+
+class Base64Place(NamedTuple):
+    """Base64 text, with or without the head of a data URL; read only when it is asked for."""
+
+    text: str
+
+    @property
+    def path(self) -> None:
+        """It has no file."""
+
+    def size(self) -> int | None:
+        """Bytes that it stands for; None for text in lines or without its padding."""
+        length = len(self.text) - self._start()
+        if length % 4 or re.search(r"\s", self.text):
+            return None
+        return length // 4 * 3 - self.text.count("=", -2)
+
+    def read(self, most: int) -> bytes:
+        """The bytes.
+
+        Raises:
+            ImageError: It is no base64, or stands for more than `most` bytes.
+        """
+        refuse_long((len(self.text) - self._start()) // 4 * 3 - 2, most)
+        text = "".join(self.text[self._start() :].split())
+        try:
+            plain = text.translate({ord("-"): "+", ord("_"): "/"}) if text.isascii() else text
+            return pybase64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+        except ValueError:
+            raise ImageError(
+                f"`image` is no base64 ({text[:20]!r}...); a path goes into `path`"
+            ) from None
+
+    def _start(self) -> int:
+        return self.text.find(",", 0, 200) + 1 if self.text.startswith("data:") else 0
+
+
+class NoPlace(NamedTuple):
+    """Nowhere: an image that its source names and cannot give."""
+
+    why: str
+
+    @property
+    def path(self) -> None:
+        """It has no file."""
+
+    def size(self) -> None:
+        """It has none."""
+
+    def read(self, most: int) -> bytes:  # noqa: ARG002
+        """Says why there is nothing.
+
+        Raises:
+            ImageError: Always.
+        """
+        raise ImageError(self.why)
 
 
 def refuse_long(size: int, most: int) -> None:

@@ -15,6 +15,7 @@ from joycap_vllm.sources.keys import escaped_name, key_of
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif",
     ".jp2", ".j2k", ".ppm", ".pgm", ".pnm", ".tga", ".qoi", ".ico", ".psd",
+    ".heic", ".heif", ".jxl",
 })  # fmt: skip
 MASK_FOLDERS = frozenset({"_controls"})
 MASK_ENDINGS = ("-masklabel", "-condlabel")  # OneTrainer keeps masks beside its pictures
@@ -34,7 +35,7 @@ class LocalFiles:
     root: Path
     trees: tuple[Path, ...]
     files: tuple[Path, ...]
-    unreadable: dict[Path, str] = field(default_factory=dict, compare=False)
+    unreadable: dict[Path | str, str] = field(default_factory=dict, compare=False)
     may_repeat: ClassVar[bool] = False
 
     def images(self) -> Iterator[SourceImage]:
@@ -56,19 +57,21 @@ class LocalFiles:
         return len(self.files) + sum(map(_count, self.trees))
 
     def _walk(self, tree: Path, seen: set[tuple[int, int]]) -> Iterator[SourceImage]:
-        with contextlib.suppress(OSError):
-            status = tree.stat()
-            if (status.st_dev, status.st_ino) in seen:
-                return  # a link back to where the walk has been
-            seen.add((status.st_dev, status.st_ino))
-        try:
-            images, folders = _listed_folder(tree)
-        except OSError as error:
-            self.unreadable[tree] = error.strerror or str(error)
-            return
-        yield from self._images_of(tree, images)
-        for folder in folders:
-            yield from self._walk(tree / folder, seen)
+        waiting = [tree]
+        while waiting:
+            folder = waiting.pop()
+            with contextlib.suppress(OSError):
+                status = folder.stat()
+                if (status.st_dev, status.st_ino) in seen:
+                    continue  # a link back to where the walk has been
+                seen.add((status.st_dev, status.st_ino))
+            try:
+                images, folders = _listed_folder(folder)
+            except OSError as error:
+                self.unreadable[folder] = error.strerror or str(error)
+                continue
+            yield from self._images_of(folder, images)
+            waiting += [folder / name for name in reversed(folders)]
 
     def _images_of(self, folder: Path, names: Sequence[str]) -> Iterator[SourceImage]:
         inside, before = key_of(folder, self.root), str(folder) + os.sep
@@ -81,7 +84,7 @@ def image_names(folder: Path) -> list[str]:
     """Names of the images right in a folder, sorted; nothing of one that cannot be read."""
     try:
         return _listed_folder(folder)[0]
-    except OSError:
+    except (OSError, ValueError):
         return []
 
 
@@ -91,21 +94,35 @@ def _listed_folder(folder: Path) -> tuple[list[str], list[str]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if _is_folder(entry):
-                if entry.name[0] != "." and entry.name not in MASK_FOLDERS:
+                if is_walked(entry.name):
                     folders.append(entry.name)
             elif is_image(entry.name):
                 images.append(entry.name)
-    return sorted(images, key=os.fsencode), sorted(folders, key=os.fsencode)
+    return by_name(images), by_name(folders)
+
+
+def by_name(names: list[str]) -> list[str]:
+    """Names in the order of their bytes, which is that of their text where that is ASCII."""
+    if "".join(names).isascii():
+        return sorted(names)
+    return sorted(names, key=os.fsencode)
 
 
 def _count(tree: Path) -> int:
-    try:
-        images, folders = _listed_folder(tree)
-    except OSError:
-        return 0
-    return len(images) + sum(
-        _count(tree / name) for name in folders if not (tree / name).is_symlink()
-    )
+    found, waiting = 0, [str(tree)]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if not _is_folder(entry):
+                    found += is_image(entry.name)
+                elif not entry.is_symlink() and is_walked(entry.name):
+                    waiting.append(entry.path)
+    return found
+
+
+def is_walked(name: str) -> bool:
+    """Whether a folder of this name is looked into."""
+    return not name.startswith(".") and name not in MASK_FOLDERS
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -117,7 +134,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def is_image(name: str) -> bool:
     """Whether a file of this name is an image to caption: no hidden one, and no mask."""
-    if name[0] == ".":
+    dot = name.rfind(".")  # asked for millions of names
+    if dot < 1 or name[0] == "." or name[dot:].lower() not in IMAGE_SUFFIXES:
         return False
-    stem, dot, suffix = name.rpartition(".")
-    return f"{dot}{suffix}".lower() in IMAGE_SUFFIXES and not stem.endswith(MASK_ENDINGS)
+    return not name.endswith(MASK_ENDINGS, 0, dot)
