@@ -122,6 +122,10 @@ class Records(Mapping[Task, Record]):
     every image is looked up, `find` gives the row without making anything, and `outcome`,
     `fingerprint`, `glitch`, `size`, `attempts` and `record` tell about the row. Keys are not kept:
     going through them reads them from the journals again; `having` reads only what is asked for.
+
+    Args:
+        files: The journals, in their order.
+        expected: Tasks that there may be, for which room is made at once.
     """
 
     def __init__(self, files: Sequence[Path], expected: int) -> None:
@@ -312,6 +316,8 @@ def _ended(sort: Sort, endings: Collection[str]) -> bool:
 def read_records(folder: Path) -> Records:
     """The latest record of each task over all journals of a folder; of two of the same moment, that
     which is read later.
+
+    Small journals are read here, large ones by several processes, a stretch at a time.
 
     Raises:
         OutputError: A journal cannot be read.
