@@ -34,6 +34,7 @@ from joycap_vllm.job import (
     Journal,
     Plan,
     Progress,
+    StatusFile,
     Stop,
     Survey,
     ask_again,
@@ -44,6 +45,7 @@ from joycap_vllm.job import (
     mend_outputs,
     read_records,
     run_job,
+    told,
 )
 from joycap_vllm.outputs import TagOptions
 
@@ -137,7 +139,8 @@ def run_settings(settings: JobSettings, flags: AskFlags) -> int:
 
 
 async def _run(settings: JobSettings, progress: Progress, stop: Stop, flags: AskFlags) -> None:
-    async with Journal(settings.state) as journal:
+    async with contextlib.AsyncExitStack() as around:
+        journal = await around.enter_async_context(Journal(settings.state))
         busy = journal.earlier_writer()
         if busy is not None and settings.shard == (1, 1):
             raise UsageError(
@@ -145,27 +148,33 @@ async def _run(settings: JobSettings, progress: Progress, stop: Stop, flags: Ask
                 "with --shard I/N on each"
             )
         check_settings(settings)
+        panel = around.enter_context(Panel(progress))
+        status = StatusFile(settings.state, journal.path, urls=settings.urls, shard=settings.shard)
+        await around.enter_async_context(told(progress, stop, status, panel))
+        progress.waiting_for = "the journals to be read"
         plan = Plan(settings, await asyncio.to_thread(read_records, settings.state))
+        progress.waiting_for = "the images to be counted"
         survey = await asyncio.to_thread(plan.survey)
         _announce(plan, survey)
         progress.total = survey.tasks
+        progress.standing = survey.tasks - survey.todo
         if survey.todo == 0:
             await asyncio.to_thread(mend_outputs, plan, progress)
             return
         with _signals(stop) as working:
             try:
+                progress.waiting_for = "vLLM to start" if flags.serve else ""
                 async with _serving(plan, flags) as (served, death):
-                    with Panel(say) as panel:
-                        work = run_job(
-                            served,
-                            journal,
-                            progress,
-                            stop=stop,
-                            ready=working,
-                            watch=panel,
-                            say=say,
-                        )
-                        await _unless(death, work)
+                    work = run_job(
+                        served,
+                        journal,
+                        progress,
+                        stop=stop,
+                        ready=working,
+                        watch=panel,
+                        say=say,
+                    )
+                    await _unless(death, work)
             except asyncio.CancelledError:
                 if not stop.asked:
                     raise
