@@ -80,10 +80,10 @@ class Pace:
         counted = len(self._moments) - 1
         if counted < 1:
             return 0.0
-        start, following = self._moments[0].last, self._moments[1].first
-        after_stall = following - start > _STALL and following >= now - _WINDOW
+        start, following = self._moments[0].last, self._moments[1]
+        after_stall = following.first - start > _STALL and following.last > now - _WINDOW
         if after_stall and counted >= _LEAST:
-            start = now - _WINDOW
+            start = min(now - _WINDOW, following.first)
         # A pause after the last moment counts once it is longer than those between moments.
         until_now = (now - start) * counted / (counted + 1)
         return max(self._moments[-1].last - start, until_now, _RESOLUTION)
