@@ -76,7 +76,9 @@ def frame(
         title: Stands on top.
     """
     if height < _LOW:
-        return Text(printable(line(figures)), overflow="ellipsis", no_wrap=True)
+        short = Text(printable(line(figures)))
+        short.truncate(width, overflow="ellipsis")
+        return short
     columns = 1 if width < _NARROW else 2
     table = Table.grid(padding=(0, 2))
     cells = [
