@@ -24,7 +24,7 @@ from joycap_vllm.cli.wording import line
 from joycap_vllm.job import Figures
 from joycap_vllm.job.standing import standing_of
 
-from fault_server import FaultServer, fail, name_of, say, serving
+from fault_server import FaultServer, fail, name_of, say, serving, truthful
 
 
 @pytest.fixture
@@ -53,12 +53,13 @@ def wait_for(folder: Path, test: Callable[[dict[str, Any]], bool]) -> dict[str, 
 def test_status_follows_a_job_through_its_work_its_death_and_its_end(
     tmp_path: Path, slow_server: FaultServer
 ) -> None:
-    make_pictures(tmp_path, 40)
+    make_pictures(tmp_path, 200)
     process = start_and_wait_for(tmp_path, slow_server, 12)
     seen = wait_for(tmp_path, lambda t: t["total"]["done"] > 4 and t["total"]["running"])
     shown = joycap("status", tmp_path).stdout
     process.kill()
     process.communicate(timeout=10)
+    slow_server.script = truthful
     killed, said = status(tmp_path), joycap("status", tmp_path).stdout
     joycap("caption", tmp_path, "--base-url", slow_server.url, "--no-check")
     ended = status(tmp_path)
@@ -66,17 +67,17 @@ def test_status_follows_a_job_through_its_work_its_death_and_its_end(
     (writer,) = seen["writers"]
     assert (writer["state"], writer["pid"]) == ("running", process.pid)
     assert writer["urls"] == [slow_server.url]
-    assert (seen["total"]["total"], seen["total"]["capacity"]) == (40, 4)
+    assert (seen["total"]["total"], seen["total"]["capacity"]) == (200, 4)
     assert (seen["total"]["running"], seen["total"]["waiting"]) == (3, 1)
     assert "running" in shown
-    assert "of 40 done" in shown
+    assert "of 200 done" in shown
     assert slow_server.url in shown
     assert (killed["running"], killed["writers"][0]["state"]) == (0, "killed")
-    assert 0 < killed["recorded"]["ok"] < 40
+    assert 0 < killed["recorded"]["ok"] < 200
     assert "nobody is at work" in said
     assert ended["writers"][0]["state"] == "ended"
     assert ended["writers"][0]["ended"] == "done"
-    assert ended["recorded"] == {"ok": 40}
+    assert ended["recorded"] == {"ok": 200}
 
 
 def test_status_tells_what_is_waited_for_and_how_it_ended(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_status_tells_what_is_waited_for_and_how_it_ended(tmp_path: Path) -> Non
 
 
 def test_shards_are_summed(tmp_path: Path, slow_server: FaultServer) -> None:
-    make_pictures(tmp_path, 40)
+    make_pictures(tmp_path, 200)
     flags = ["--base-url", slow_server.url, "--no-check", "--concurrency", "2"]
     jobs = [
         subprocess.Popen(
@@ -102,7 +103,7 @@ def test_shards_are_summed(tmp_path: Path, slow_server: FaultServer) -> None:
         for part in (1, 2)
     ]
     seen = wait_for(
-        tmp_path, lambda t: t["running"] == 2 and t["total"]["total"] == 40 and t["total"]["done"]
+        tmp_path, lambda t: t["running"] == 2 and t["total"]["total"] == 200 and t["total"]["done"]
     )
     for process in jobs:
         process.kill()
@@ -173,6 +174,7 @@ def test_json_lines_are_all_there_is_on_stderr(tmp_path: Path) -> None:
     with serving(script) as server:
         done = joycap(
             "caption", tmp_path, "--base-url", server.url, "--log-format", "json", "--retries", "0",
+            "--wire", "png",
             code=1,
         )  # fmt: skip
     said = [json.loads(row) for row in done.stderr.splitlines()]
