@@ -92,6 +92,8 @@ def _lines(found: Standing) -> list[str]:
         outcomes = ", ".join(f"{count:,} {name}" for name, count in found.recorded.items())
         tasks = sum(found.recorded.values())
         lines.append(f"nobody is at work; the journals hold {tasks:,} tasks: {outcomes or 'none'}")
+        if found.writers and found.writers[0].ended != "done":
+            lines.append("what is left is done by the same `joycap caption` command")
         if found.recorded.keys() - {"ok"}:
             lines.append(f"more: joycap report {found.state}")
     return lines

@@ -61,9 +61,14 @@ class Pace:
         span = self._span(now)
         return [amount / span if span else 0.0 for amount in self._sums]
 
-    def quiet(self, now: float) -> float:
-        """Seconds since anything came, where that is longer than usual; else 0."""
-        gap = now - self._moments[-1].last if self._moments else 0.0
+    def quiet(self, now: float, since: float) -> float:
+        """Seconds since anything came, where that is longer than usual; else 0.
+
+        Args:
+            now: The time.
+            since: When it was first waited for.
+        """
+        gap = now - (self._moments[-1].last if self._moments else since)
         return gap if gap > max(_QUIET, 2 * self._usual_gap()) else 0.0
 
     def settled(self, now: float) -> bool:

@@ -169,7 +169,7 @@ class Progress:
             images_per_second=round(images, 3),
             tokens_per_second=round(tokens, 1),
             eta_seconds=None if eta is None else round(eta, 1),
-            quiet_seconds=round(self._pace.quiet(now), 1),
+            quiet_seconds=round(self._pace.quiet(now, self._started), 1),
             seconds=round(self.seconds, 1),
             in_flight=self.in_flight,
             capacity=self.capacity,

@@ -75,6 +75,7 @@ def test_status_follows_a_job_through_its_work_its_death_and_its_end(
     assert (killed["running"], killed["writers"][0]["state"]) == (0, "killed")
     assert 0 < killed["recorded"]["ok"] < 200
     assert "nobody is at work" in said
+    assert "same `joycap caption` command" in said
     assert ended["writers"][0]["state"] == "ended"
     assert ended["writers"][0]["ended"] == "done"
     assert ended["recorded"] == {"ok": 200}

@@ -101,6 +101,15 @@ def test_when_nothing_comes_the_rate_falls_and_the_time_left_says_so() -> None:
     assert "nothing came for 0:01:40" in line(figures)
 
 
+def test_an_answer_that_does_not_come_at_all_is_told_of_too() -> None:
+    progress, clock = job(10)
+    clock.now += 9
+    before = progress.figures().quiet_seconds
+    clock.now += 9
+
+    assert (before, progress.figures().quiet_seconds) == (0, 18)
+
+
 def test_after_a_standstill_the_rate_is_right_again_within_a_minute() -> None:
     progress, clock = job(1_000_000)
     work(progress, clock, 90, 20)
