@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.panel import Panel as Frame
 from rich.progress_bar import ProgressBar
@@ -87,12 +87,13 @@ def frame(
     ]
     for at in range(0, len(cells), columns):
         table.add_row(*(part for cell in cells[at : at + columns] for part in cell))
-    parts: list[RenderableType] = [table]
+    whole = Table.grid(expand=True)
     if figures.share is not None:
-        parts.insert(0, ProgressBar(total=1.0, completed=figures.share))
+        whole.add_row(ProgressBar(total=1.0, completed=figures.share))
+    whole.add_row(table)
     if waits(figures):
-        parts.append(Text(printable(waits(figures)), style="yellow"))
-    return Frame(Group(*parts), title=title, border_style="dim")
+        whole.add_row(Text(printable(waits(figures)), style="yellow"))
+    return Frame(whole, title=title, border_style="dim")
 
 
 def sum_up(summary: Summary, progress: Progress, state: Path, tell: Callable[..., None]) -> None:
