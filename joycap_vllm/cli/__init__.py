@@ -19,6 +19,8 @@ from joycap_vllm.cli.prompts import prompts
 from joycap_vllm.cli.report import report
 from joycap_vllm.cli.retry import retry
 from joycap_vllm.cli.serve import serve
+from joycap_vllm.cli.status import status
+from joycap_vllm.cli.talk import is_json_asked, say, talks_json, use_format
 
 EXIT_CODES: tuple[tuple[type[errors.JoycapError], int], ...] = (
     (errors.UsageError, 2),
@@ -44,6 +46,7 @@ app.command("prompts")(prompts)
 app.command("lint")(lint)
 app.command("retry")(retry)
 app.command("report")(report)
+app.command("status")(status)
 app.command("doctor")(doctor)
 app.command("gateway")(gateway)
 
@@ -90,27 +93,46 @@ def main() -> None:
     is closed is like /dev/null.
     """
     _open_closed_streams()
+    if is_json_asked(sys.argv[1:]):
+        use_format("json")
     try:
-        app(args=with_default_model(sys.argv[1:]), prog_name="joycap")
+        _run(with_default_model(sys.argv[1:]))
     except errors.JoycapError as error:
-        _tell(str(error))
-        sys.exit(next(code for kind, code in EXIT_CODES if isinstance(error, kind)))
+        code = next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+        _tell(str(error), code)
+        sys.exit(code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except OSError as error:
         if error.filename is not None:
             raise
         if not isinstance(error, BrokenPipeError):
-            _tell(f"the output cannot be written: {error.strerror or error}")
+            _tell(f"the output cannot be written: {error.strerror or error}", 1)
         # What is left in the buffers would fail once more when they are closed.
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         sys.exit(1)
 
 
-def _tell(text: str) -> None:
+def _run(arguments: list[str]) -> None:
+    if not talks_json():
+        app(args=arguments, prog_name="joycap")
+        return
+    try:
+        sys.exit(app(args=arguments, prog_name="joycap", standalone_mode=False))
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # else it is of the parser's errors
+            raise
+        _tell(error.format_message(), 2)
+        sys.exit(2)
+
+
+def _tell(text: str, code: int) -> None:
     with contextlib.suppress(OSError):
-        typer.echo(f"joycap: {text}", err=True)
+        if talks_json():
+            say(text, event="error", level="error", exit_code=code)
+        else:
+            typer.echo(f"joycap: {text}", err=True)
 
 
 def _open_closed_streams() -> None:

@@ -36,6 +36,7 @@ from joycap_vllm.cli.flags import (
     Wire,
 )
 from joycap_vllm.cli.options import CaptionFlags
+from joycap_vllm.cli.talk import LogFormat
 
 Inputs = Annotated[
     list[str],
@@ -286,6 +287,7 @@ def caption(
     wire: Wire = "auto",
     dry_run: DryRun = False,
     as_json: AsJson = False,
+    log_format: LogFormat = "text",
 ) -> None:
     """Caption images, each answer judged, glitches asked again, nothing lost.
 

@@ -35,6 +35,7 @@ class AskFlags:
     max_glitch_rate: str
     accept_changes: bool
     as_json: bool
+    log_format: str = "text"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

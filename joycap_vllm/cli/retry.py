@@ -24,6 +24,7 @@ from joycap_vllm.cli.flags import (
     Wire,
 )
 from joycap_vllm.cli.options import AskFlags
+from joycap_vllm.cli.talk import LogFormat
 
 Folder = Annotated[
     Path,
@@ -59,6 +60,7 @@ def retry(
     max_glitch_rate: MaxGlitchRate = "off",
     accept_changes: AcceptChanges = False,
     as_json: AsJson = False,
+    log_format: LogFormat = "text",
 ) -> None:
     """Ask again what a job could not caption, with the job's own settings and new seeds.
 

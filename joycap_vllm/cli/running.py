@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from joycap_vllm.job import (
     Journal,
     Plan,
     Progress,
+    StatusFile,
     Stop,
     Survey,
     ask_again,
@@ -45,13 +45,13 @@ from joycap_vllm.job import (
     load_job,
     read_records,
     run_job,
+    told,
     unknown_names,
 )
 from joycap_vllm.outputs import TagOptions
 from joycap_vllm.prompts import VARIABLES
 
 INTERRUPTED = 130
-_EVERY = 5.0  # seconds
 
 
 def run_caption(flags: CaptionFlags) -> int:
@@ -143,7 +143,8 @@ def run_settings(settings: JobSettings, flags: AskFlags) -> int:
 
 
 async def _run(settings: JobSettings, progress: Progress, stop: Stop, flags: AskFlags) -> None:
-    async with Journal(settings.state) as journal:
+    async with contextlib.AsyncExitStack() as around:
+        journal = await around.enter_async_context(Journal(settings.state))
         busy = journal.earlier_writer()
         if busy is not None and settings.shard == (1, 1):
             raise UsageError(
@@ -151,30 +152,37 @@ async def _run(settings: JobSettings, progress: Progress, stop: Stop, flags: Ask
                 "with --shard I/N on each"
             )
         check_settings(settings)
+        panel = around.enter_context(Panel(progress))
+        status = StatusFile(settings.state, journal.path, urls=settings.urls, shard=settings.shard)
+        await around.enter_async_context(told(progress, stop, status, panel))
+        progress.waiting_for = "the journals to be read"
         plan = Plan(settings, await asyncio.to_thread(read_records, settings.state))
+        progress.waiting_for = "what is left to do to be found"
         agenda = Agenda(plan, progress)
-        survey = await agenda.look(_patient(say))
+        survey = await agenda.look()
         _announce(plan, survey)
         if survey.todo == 0:
             return
+        progress.standing = survey.tasks - survey.todo
         if not survey.whole:
+            progress.standing = len(plan.records) // settings.shard[1]
             progress.counting = True
             progress.total = await asyncio.to_thread(plan.estimate)
         with _signals(stop) as working:
             try:
+                progress.waiting_for = "vLLM to start" if flags.serve else ""
                 async with _serving(plan, flags) as (served, death):
-                    with Panel(say) as panel:
-                        work = run_job(
-                            served,
-                            agenda,
-                            journal,
-                            progress,
-                            stop=stop,
-                            ready=working,
-                            watch=panel,
-                            say=say,
-                        )
-                        await _unless(death, work)
+                    work = run_job(
+                        served,
+                        agenda,
+                        journal,
+                        progress,
+                        stop=stop,
+                        ready=working,
+                        watch=panel,
+                        say=say,
+                    )
+                    await _unless(death, work)
             except asyncio.CancelledError:
                 if not stop.asked:
                     raise
@@ -252,19 +260,6 @@ def _free_port() -> int:
     return port
 
 
-def _patient(say: Callable[[str], None]) -> Callable[[int], None]:
-    """Tells every few seconds that a search goes on."""
-    last = time.monotonic()
-
-    def on_wait(images: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _EVERY:
-            last = time.monotonic()
-            say(f"looking for what is left to do: {images:,} images so far need nothing")
-
-    return on_wait
-
-
 def _tell_unknown(plan: Plan, survey: Survey) -> None:
     for prompt in plan.settings.prompts:
         for planned in survey.first[:1] if prompt.template else ():
@@ -306,7 +301,7 @@ def _announce(plan: Plan, survey: Survey) -> None:
 
 async def _show_plan(plan: Plan) -> None:
     settings = plan.settings
-    survey = await Agenda(plan, Progress()).look(_patient(say), all_of_it=True)
+    survey = await Agenda(plan, Progress()).look(all_of_it=True)
     for prompt in settings.prompts:
         typer.echo(f"prompt {prompt.name}:")
         typer.echo(f"  system: {prompt.system}")

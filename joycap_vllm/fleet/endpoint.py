@@ -39,6 +39,7 @@ KEEP_ALIVE = 3.0
 _NAMELESS = "joycaption"  # asked for where a server lists no models and none is named
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 _HOST = re.compile(r"[\w.:%-]+")
+_MOST_REQUESTS = 1e9  # that a server may say it has
 _VLLM_GAUGE = re.compile(r"^vllm:num_requests_(running|waiting)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
@@ -205,9 +206,13 @@ class Endpoint:
         if not found:
             return None
         sums = {"running": 0.0, "waiting": 0.0}
-        for name, value in found:
-            sums[name] += float(value)
-        return sums["running"], sums["waiting"]
+        try:
+            for name, value in found:
+                sums[name] += float(value)
+        except ValueError:
+            return None
+        whole = all(0 <= value < _MOST_REQUESTS for value in sums.values())  # also not NaN
+        return (sums["running"], sums["waiting"]) if whole else None
 
     async def post_control(self, path: str, data: dict[str, Any]) -> dict[str, Any] | None:
         """A control call such as `/detokenize`; None where the server does not know it."""

@@ -22,6 +22,7 @@ from joycap_vllm.fleet.endpoint import Endpoint
 from joycap_vllm.fleet.limits import Limit, LimitOptions
 
 _POLL = 1.0  # seconds between two looks at a server's metrics
+_POLL_TO_SHOW = 2.0  # the same, where no limit follows them
 _PROBE = (0.25, 5.0)  # first and longest pause between two looks at a server that is down
 _FAILURES = 5  # broken requests in a row after which a server's health is asked for
 _PAUSE_WHEN_FULL = 1.0  # seconds without new requests where the server names none
@@ -63,6 +64,7 @@ class _Member:
         self.down_why = ""
         self.failures = 0
         self.last_answer = 0.0
+        self.load: tuple[float, float] | None = None
 
     def free(self, now: float) -> bool:
         rests = self.down_why or now < self.rests_until
@@ -96,7 +98,7 @@ class Fleet:
 
     async def __aenter__(self) -> Fleet:
         for member in self.members:
-            if member.endpoint.abilities.metrics and self.options.concurrency is None:
+            if member.endpoint.abilities.metrics:
                 self._keep(self._follow_load(member))
         return self
 
@@ -125,6 +127,15 @@ class Fleet:
         if not all(whys):
             return ""
         return "; ".join(f"{m.endpoint.url}: {w}" for m, w in zip(self.members, whys, strict=True))
+
+    @property
+    def queue(self) -> tuple[int, int] | None:
+        """Requests that run and wait at the servers by their own count, whoever sent them; None
+        where none of them says."""
+        loads = [member.load for member in self.members if member.load is not None]
+        if not loads:
+            return None
+        return round(sum(running for running, _ in loads)), round(sum(wait for _, wait in loads))
 
     async def ask(
         self, home: str, make_body: Callable[[Endpoint], bytes], *, first: bool = False
@@ -284,11 +295,12 @@ class Fleet:
         self._wake()
 
     async def _follow_load(self, member: _Member) -> None:
+        limit_follows = self.options.concurrency is None
         while True:
-            await asyncio.sleep(_POLL)
-            load = await member.endpoint.load()
-            if load is not None:
-                member.limit.on_load(_now(), *load)
+            await asyncio.sleep(_POLL if limit_follows else _POLL_TO_SHOW)
+            member.load = None if member.down_why else await member.endpoint.load()
+            if limit_follows and member.load is not None:
+                member.limit.on_load(_now(), *member.load)
                 self._wake()
 
     def _keep(self, work: object) -> None:

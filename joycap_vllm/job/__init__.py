@@ -11,19 +11,25 @@ from typing import TYPE_CHECKING, Any
 __all__ = [
     "Agenda",
     "Chosen",
+    "Figures",
     "JobSettings",
     "Journal",
     "Plan",
+    "Problem",
     "Progress",
     "Record",
     "Report",
+    "Standing",
+    "StatusFile",
     "Stop",
     "StoredJob",
     "Summary",
     "Survey",
+    "Writer",
     "ask_again",
     "check_settings",
     "choose",
+    "find_state",
     "job_folder",
     "line_of",
     "load_job",
@@ -31,7 +37,9 @@ __all__ = [
     "read_records",
     "report_data",
     "run_job",
+    "standing_of",
     "state_folder",
+    "told",
     "unknown_names",
     "write_page",
 ]
@@ -39,19 +47,25 @@ __all__ = [
 _HOMES = {
     "Agenda": "agenda",
     "Chosen": "again",
+    "Figures": "figures",
     "JobSettings": "settings",
     "Journal": "journal",
     "Plan": "plan",
+    "Problem": "problems",
     "Progress": "progress",
     "Record": "records",
     "Report": "report",
+    "Standing": "standing",
+    "StatusFile": "status",
     "Stop": "stop",
     "StoredJob": "stored",
     "Summary": "progress",
     "Survey": "agenda",
+    "Writer": "standing",
     "ask_again": "again",
     "check_settings": "settings",
     "choose": "again",
+    "find_state": "standing",
     "job_folder": "again",
     "line_of": "telling",
     "load_job": "stored",
@@ -59,7 +73,9 @@ _HOMES = {
     "read_records": "records",
     "report_data": "telling",
     "run_job": "run",
+    "standing_of": "standing",
     "state_folder": "records",
+    "told": "status",
     "unknown_names": "filling",
     "write_page": "page",
 }
@@ -67,15 +83,19 @@ _HOMES = {
 if TYPE_CHECKING:
     from joycap_vllm.job.again import Chosen, ask_again, choose, job_folder
     from joycap_vllm.job.agenda import Agenda, Survey
+    from joycap_vllm.job.figures import Figures
     from joycap_vllm.job.filling import unknown_names
     from joycap_vllm.job.journal import Journal
     from joycap_vllm.job.page import write_page
     from joycap_vllm.job.plan import Plan
+    from joycap_vllm.job.problems import Problem
     from joycap_vllm.job.progress import Progress, Summary
     from joycap_vllm.job.records import Record, read_records, state_folder
     from joycap_vllm.job.report import Report, make_report
     from joycap_vllm.job.run import run_job
     from joycap_vllm.job.settings import JobSettings, check_settings
+    from joycap_vllm.job.standing import Standing, Writer, find_state, standing_of
+    from joycap_vllm.job.status import StatusFile, told
     from joycap_vllm.job.stop import Stop
     from joycap_vllm.job.stored import StoredJob, load_job
     from joycap_vllm.job.telling import line_of, report_data

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from joycap_vllm.job.plan import Passed, Plan, PlannedImage, Step
@@ -71,12 +70,11 @@ class Agenda:
         self._ahead: deque[PlannedImage] = deque()
         self._tasks = 0
 
-    async def look(self, on_wait: Callable[[int], None], *, all_of_it: bool = False) -> Survey:
+    async def look(self, *, all_of_it: bool = False) -> Survey:
         """Looks ahead until there is work and a moment has passed, or to the end where that is
         near; what needs no server is done on the way.
 
         Args:
-            on_wait: Told now and then how many images were looked at, while none is to be asked.
             all_of_it: Look through everything, hold nothing, and write nothing.
 
         Raises:
@@ -94,10 +92,9 @@ class Agenda:
                     held += step.image.held
                 else:
                     await asyncio.to_thread(self._settle, step)
-            waited = time.monotonic() - began
             if all_of_it or not self._ahead:
-                on_wait(survey.images)
-            elif waited > _PATIENCE or len(self._ahead) >= _AHEAD or held > _HELD:
+                continue
+            if time.monotonic() - began > _PATIENCE or len(self._ahead) >= _AHEAD or held > _HELD:
                 break
         survey.whole = self.ended
         return survey

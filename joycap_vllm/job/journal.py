@@ -25,6 +25,7 @@ from joycap_vllm.captioner import Attempt, Outcome
 from joycap_vllm.errors import OutputError
 from joycap_vllm.fleet import Usage
 from joycap_vllm.images import Prepared
+from joycap_vllm.job.lock import is_locked
 from joycap_vllm.job.scan import VERSION
 
 _GROUP = 64
@@ -143,7 +144,7 @@ class Journal:
         for path in sorted(self.folder.glob("journal-*.jsonl"), key=_number):
             if path == self.path:
                 return None
-            if _is_locked(path):
+            if is_locked(path):
                 return path
         return None
 
@@ -295,14 +296,3 @@ def _cut_torn_tail(file: int) -> int:
 def _number(path: Path) -> tuple[int, str]:
     digits = path.stem.rpartition("-")[2]
     return (int(digits) if digits.isdecimal() else 0, path.name)
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

@@ -80,6 +80,7 @@ class Plan:
 
     Attributes:
         sidecars: How captions are written beside images.
+        records: What the journals said when it was made.
         beside: Whether that is where this job writes them, as it goes.
         repeated: Images left out so far since another one had their key.
     """
@@ -91,14 +92,14 @@ class Plan:
         options = replace(settings.sidecars, existing="replace") if replaces else settings.sidecars
         self.sidecars = Sidecars(options)
         self.beside = settings.form == "txt"
-        self._records = records
+        self.records = records
         self._homes = Homes(self.sidecars, settings.source.root, records)
         self._fingerprints = settings.fingerprints()
         self._sample: frozenset[str] | None = None
 
     def with_settings(self, settings: JobSettings) -> Plan:
         """The same work with settings that change where it is asked, not what."""
-        return Plan(settings, self._records)
+        return Plan(settings, self.records)
 
     def steps(self) -> Iterator[Step]:
         """What this run has to do: first what no journal tells of, then what one does, whose
@@ -146,9 +147,9 @@ class Plan:
 
     def _is_told(self, key: str) -> bool:
         """Whether journals tell of all its tasks, as they are asked now."""
-        if not self._records or self.settings.only is not None:
+        if not self.records or self.settings.only is not None:
             return False
-        records = self._records
+        records = self.records
         for name, fingerprint in self._fingerprints.items():
             row = records.find(key, name)
             if not row or records.fingerprint(row) != fingerprint:
@@ -203,7 +204,7 @@ class Plan:
         todo: list[Prompt] = []
         skipped = 0
         for prompt in self.settings.prompts:
-            record = self._records.get((image.key, prompt.name))
+            record = self.records.get((image.key, prompt.name))
             if record is not None and self.settings.only is not None:
                 before[prompt.name] = record
             if not self._wanted(image.key, prompt):
@@ -235,7 +236,7 @@ class Plan:
         return not self.sidecars.holds(target, prompt.name, record.caption())
 
     def _attempts(self, key: str, prompt: Prompt) -> int:
-        record = self._records.get((key, prompt.name))
+        record = self.records.get((key, prompt.name))
         if record is None or record.fingerprint != self._fingerprints[prompt.name]:
             return 0
         same_again = self.settings.only is None and record.outcome == "ok"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from joycap_vllm.captioner import Outcome
 from joycap_vllm.fleet import Usage
-
-_WINDOW = 30.0  # seconds over which the present rate is taken
+from joycap_vllm.job.figures import Figures
+from joycap_vllm.job.pace import Pace
+from joycap_vllm.job.problems import Problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +41,21 @@ class Summary:
 
 
 class Progress:
-    """Counts as they grow; `total` is the number of tasks of the run, None until it is known, and
-    about so many while `counting`."""
+    """Counts as they grow, and what they say about the rest.
 
-    def __init__(self) -> None:
+    `total` is the number of tasks of the run: None until anything is known about it, and about so
+    many while `counting`. `standing` is how many of them need nothing, as far as that is known
+    before they are met: the time left is that of the others. `queue` are the requests that run and
+    wait at the servers, where those say.
+
+    Args:
+        clock: Seconds, from anywhere.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.total: int | None = None
         self.counting = False
+        self.standing = 0
         self.images = 0
         self.counts: Counter[str] = Counter()
         self.glitches: Counter[str] = Counter()
@@ -53,20 +64,34 @@ class Progress:
         self.tokens = Usage()
         self.in_flight = 0
         self.capacity = 0
-        self.waiting_for = ""
+        self.queue: tuple[int, int] | None = None
+        self._waiting_for = ""
+        self._waiting_since = 0.0
         self.unwritten = 0
-        self.problems: deque[str] = deque(maxlen=20)
-        self._started = time.monotonic()
-        self._finished: deque[float] = deque(maxlen=2048)
+        self.problems = Problems()
+        self._clock = clock
+        self._started = clock()
+        self._earlier = 0
+        self._pace = Pace(3)  # tasks, images, completion tokens
 
     def start(self) -> None:
         """The servers are ready: from here on time counts."""
-        self._started = time.monotonic()
+        self._started = self._clock()
+
+    @property
+    def waiting_for(self) -> str:
+        """What has to happen before work goes on; empty while it does."""
+        return self._waiting_for
+
+    @waiting_for.setter
+    def waiting_for(self, what: str) -> None:
+        if what != self._waiting_for:
+            self._waiting_for, self._waiting_since = what, self._clock()
 
     @property
     def seconds(self) -> float:
         """Seconds since the start."""
-        return time.monotonic() - self._started
+        return self._clock() - self._started
 
     @property
     def done(self) -> int:
@@ -75,18 +100,20 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Captions a second of late."""
-        now = time.monotonic()
-        recent = [t for t in self._finished if now - t <= _WINDOW]
-        if len(recent) < 2:
-            return 0.0
-        return len(recent) / max(now - recent[0], 1e-3)
+        """Tasks of this run that ended a second, of late."""
+        return self._pace.rates(self._clock())[0]
 
     @property
     def eta(self) -> float | None:
-        """Seconds that the rest takes at the present rate."""
+        """Seconds that the rest takes at the present rate; None where nobody can tell."""
+        if self.total is None:
+            return None
+        to_be_met = max(self.standing - self._earlier, 0)
+        left = max(self.total - self.done - to_be_met, 0)
+        if not left:
+            return None if self.counting else 0.0
         rate = self.rate
-        return (self.total - self.done) / rate if rate and self.total is not None else None
+        return left / rate if rate and self._pace.settled(self._clock()) else None
 
     def add(self, outcome: Outcome) -> None:
         """A task ended in this run."""
@@ -95,11 +122,62 @@ class Progress:
         self.retried += len(outcome.attempts) > 1
         self.glitches.update(a.glitch for a in outcome.attempts if a.glitch is not None)
         self.tokens += outcome.usage
-        self._finished.append(time.monotonic())
+        now = self._clock()
+        took = sum(attempt.milliseconds for attempt in outcome.attempts) / 1000
+        began = max(now - took, min(self._started, now))
+        self._pace.add(now, began, 1, 0, outcome.usage.completion)
 
-    def add_earlier(self, outcome: str, count: int = 1) -> None:
-        """Tasks that needed nothing in this run: captioned before, or ended for good before."""
+    def add_image(self) -> None:
+        """An image was asked about in this run, and is through."""
+        self.images += 1
+        now = self._clock()
+        self._pace.add(now, now, 0, 1, 0)
+
+    def add_earlier(self, outcome: str, count: int = 1, *, images: int = 0) -> None:
+        """Tasks that needed nothing in this run: captioned before, or ended for good before.
+
+        Args:
+            outcome: How they ended; `ok` counts as skipped.
+            count: How many, in one go.
+            images: How many images are through with them.
+        """
         self.counts["skipped" if outcome == "ok" else outcome] += count
+        self._earlier += count
+        self.images += images
+
+    def figures(self) -> Figures:
+        """All of it at this moment."""
+        now, counts = self._clock(), self.counts
+        tasks, images, tokens = self._pace.rates(now)
+        eta = self.eta
+        running, waiting = self.queue or (None, None)
+        return Figures(
+            images=self.images,
+            done=self.done,
+            ok=counts["ok"],
+            skipped=counts["skipped"],
+            glitched=counts["glitched"],
+            failed=counts["failed"],
+            total=None if self.total is None else max(self.total, self.done),
+            counting=self.counting,
+            requests=self.requests,
+            retried=self.retried,
+            unwritten=self.unwritten,
+            glitches=dict(sorted(self.glitches.items())),
+            tokens=asdict(self.tokens),
+            tasks_per_second=round(tasks, 3),
+            images_per_second=round(images, 3),
+            tokens_per_second=round(tokens, 1),
+            eta_seconds=None if eta is None else round(eta, 1),
+            quiet_seconds=round(self._pace.quiet(now, self._started), 1),
+            seconds=round(self.seconds, 1),
+            in_flight=self.in_flight,
+            capacity=self.capacity,
+            running=running,
+            waiting=waiting,
+            waiting_for=self.waiting_for,
+            waiting_seconds=round(now - self._waiting_since, 1) if self.waiting_for else 0.0,
+        )
 
     def summary(self) -> Summary:
         """The summary at this moment."""

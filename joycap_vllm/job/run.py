@@ -15,6 +15,7 @@ from joycap_vllm.job.agenda import Agenda
 from joycap_vllm.job.filling import values_for
 from joycap_vllm.job.journal import Journal, make_line
 from joycap_vllm.job.plan import Plan, PlannedImage, handed_out
+from joycap_vllm.job.problems import Problem
 from joycap_vllm.job.progress import Progress
 from joycap_vllm.job.records import Record
 from joycap_vllm.job.settings import JobSettings
@@ -62,6 +63,7 @@ async def run_job(
         OutputError: The journal cannot be written; what was synced is kept.
     """
     settings = plan.settings
+    progress.waiting_for = "the servers to pass their check"
     async with Captioner(*settings.urls, options=settings.captioner) as captioner:
         ready()
         progress.start()
@@ -125,7 +127,8 @@ class _Run:
         fleet = self._captioner.fleet
         self.progress.in_flight = fleet.in_flight
         self.progress.capacity = fleet.capacity
-        self.progress.waiting_for = fleet.state
+        self.progress.queue = fleet.queue
+        self.progress.waiting_for = fleet.state or ("" if self._active else "the next images")
 
     async def feed(self, stop: Stop) -> None:
         """Begins images while there is room, until the plan's end or a reason to stop."""
@@ -179,13 +182,14 @@ class _Run:
         outcomes: dict[str, Outcome] = {}
         if planned.todo:
             outcomes = await self._ask(planned, done)
-        self.progress.images += 1
-        self.progress.add_earlier("ok", planned.skipped)
+        self.progress.add_earlier("ok", planned.skipped, images=0 if outcomes else 1)
         for name, record in done.items():
             if name not in outcomes:
                 self.progress.add_earlier(record.outcome)
         for outcome in outcomes.values():
             self.progress.add(outcome)
+        if outcomes:
+            self.progress.add_image()
         await self._write(planned, done, outcomes)
 
     async def _ask(self, planned: PlannedImage, done: dict[str, Record]) -> dict[str, Outcome]:
@@ -215,7 +219,9 @@ class _Run:
         key, earlier = planned.image.key, planned.earlier.get(prompt.name, 0)
         outcome = await self._captioner.outcome(image, prompt, key=key, text=text, earlier=earlier)
         if outcome.outcome != "ok":
-            self.progress.problems.append(f"{key}: {outcome.glitch or 'failed'}: {outcome.why}")
+            self.progress.problems.add(
+                Problem(key, outcome.outcome, outcome.why, outcome.glitch, prompt.name)
+            )
         await self._record(planned, prompt, outcome, image, text)
         if outcome.outcome == "failed":
             endpoint = outcome.attempts[-1].endpoint if outcome.attempts else ""
@@ -236,7 +242,7 @@ class _Run:
         self, planned: PlannedImage, todo: list[Prompt], why: str, done: dict[str, Record]
     ) -> dict[str, Outcome]:
         outcomes = {}
-        self.progress.problems.append(f"{planned.image.key}: {why}")
+        self.progress.problems.add(Problem(planned.image.key, "failed", why))
         for prompt in todo:
             record = done.get(prompt.name)
             if record is not None and (await asyncio.to_thread(record.whole)).get("why") == why:

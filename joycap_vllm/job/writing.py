@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from joycap_vllm.errors import OutputError
 from joycap_vllm.job.plan import Plan, PlannedImage, handed_out
+from joycap_vllm.job.problems import Problem
 from joycap_vllm.job.progress import Progress
 from joycap_vllm.job.records import Record
 
@@ -33,14 +34,12 @@ def write_captions(
         if error.stops_all:
             raise
         progress.unwritten += 1
-        progress.problems.append(str(error))
+        progress.problems.add(Problem("", "unwritten", str(error)))
         return
     for name in emptied:
         progress.unwritten += 1
-        progress.problems.append(
-            f"{planned.image.key}: --undesired leaves none of the tags of {name}: no caption is "
-            "written"
-        )
+        why = f"--undesired leaves none of the tags of {name}: no caption is written"
+        progress.problems.add(Problem(planned.image.key, "unwritten", why, prompt=name))
 
 
 def _replaced(plan: Plan, planned: PlannedImage, captions: Iterable[str]) -> dict[str, str]:

@@ -151,3 +151,19 @@ async def test_the_proof_takes_an_answer_in_words_and_no_other() -> None:
     assert (passed.ok, passed.problems, passed.image_tokens) == (True, (), None)
     assert not failed.ok
     assert "!!!" in failed.problems[0]
+
+
+async def test_the_servers_own_counts_are_summed_and_nonsense_is_none(server: FaultServer) -> None:
+    with serving() as other, serving() as silent:
+        server.gauges, other.gauges = (4, 100), (3, 1)
+        endpoints = [Endpoint(each.url) for each in (server, other, silent)]
+        for endpoint in endpoints:
+            await endpoint.probe(None)
+        async with Fleet(endpoints, FleetOptions(concurrency=4)) as fleet:
+            assert fleet.queue is None
+            async with asyncio.timeout(10):
+                while fleet.queue != (7, 101):
+                    await asyncio.sleep(0.05)
+            assert fleet.capacity == 4, "a fixed number follows no queue"
+            server.gauges = (-1, 0)
+            assert await endpoints[0].load() is None
