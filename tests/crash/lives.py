@@ -22,13 +22,15 @@ JOYCAP = ("-c", "from joycap_vllm.cli import main; main()")
 
 
 def draw(folder: Path, count: int, first: int = 0) -> dict[int, str]:
-    """Draws so many pictures, each in the colour of its number; their keys, by number."""
+    """Draws so many pictures, each in the colour of its number, where they are
+    not there yet; their keys, by number."""
     keys = {}
     for number in range(first, first + count):
         key = f"{number // 1000:03}/p {number}.png"
         path = folder / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (3, 2), color_of(number)).save(path)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (3, 2), color_of(number)).save(path)
         keys[number] = key
     return keys
 

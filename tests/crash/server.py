@@ -52,15 +52,15 @@ class _Logging(FaultServer):
     """Answers each picture with its own colour, after a while, unless it is told other things."""
 
     def __init__(self, log: int, port: int) -> None:
-        self.fault: str | None = None
+        self.faults: list[str] = []
         self.attempts: int | None = None
         self.delay = (0.0, 0.0)
         self._log = log
         super().__init__(self._reaction, port=port, keep=False)
 
     def _reaction(self, asked: Asked) -> Reaction:
-        if self.fault and (self.attempts is None or asked.attempt <= self.attempts):
-            return FAULTS[self.fault]
+        if self.faults and (self.attempts is None or asked.attempt <= self.attempts):
+            return FAULTS[self.faults[number_of(asked.color) % len(self.faults)]]
         return say(name_of(asked.color), delay=random.uniform(*self.delay))
 
     async def _react(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
@@ -103,8 +103,8 @@ class ServerProcess:
         return f"http://127.0.0.1:{self._port}/v1"
 
     def tell(self, **told: Any) -> None:
-        """Changes what it does from now on: `fault`, a name of FAULTS or None, for the first
-        `attempts` at a task or for all, and `delay`."""
+        """Changes what it does from now on: `delay`, and `faults`, names of FAULTS that pictures get
+        in turn, for the first `attempts` at a task or for all."""
         self._told |= told
         assert self._process.stdin is not None
         print(json.dumps(self._told), file=self._process.stdin, flush=True)
