@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +76,7 @@ class Life:
             os.killpg(self._process.pid, signal.SIGKILL)
         self.wait()
 
-    def wait(self, seconds: float = 45) -> int:
+    def wait(self, seconds: float = 120) -> int:
         """Its exit code, once it has ended."""
         try:
             self.out, self.err = self._process.communicate(timeout=seconds)
@@ -185,11 +184,3 @@ class Job:
         life = self.live()
         assert self.ledger.problems(repeats=repeats) == []
         return life
-
-
-def wait_until(happened: Any, seconds: float = 30) -> None:
-    """Waits until `happened()` is true."""
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)

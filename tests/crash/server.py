@@ -103,8 +103,12 @@ class ServerProcess:
         return f"http://127.0.0.1:{self._port}/v1"
 
     def tell(self, **told: Any) -> None:
-        """Changes what it does from now on: `delay`, and `faults`, names of FAULTS that pictures get
-        in turn, for the first `attempts` at a task or for all."""
+        """Changes what it does from now on.
+
+        Args:
+            told: `delay` as above; `faults`, names of FAULTS that pictures get in turn; `attempts`,
+                how many attempts at a task get them, or None for all.
+        """
         self._told |= told
         assert self._process.stdin is not None
         print(json.dumps(self._told), file=self._process.stdin, flush=True)
@@ -134,7 +138,7 @@ class ServerProcess:
         self._asked += data.count(b'"life"')
         return self._asked
 
-    def wait_for(self, requests: int, seconds: float = 30) -> None:
+    def wait_for(self, requests: int, seconds: float = 90) -> None:
         """Waits until it has got so many requests."""
         end = time.monotonic() + seconds
         while self.asked() < requests:
