@@ -34,6 +34,7 @@ FAULTS = {
     "503": fail(503, retry_after="0.2"),
     "429": fail(429, retry_after="0.2"),
 }
+SIGNALS = {"dies": signal.SIGKILL, "stops": signal.SIGSTOP}  # what it does to itself
 
 
 def number_of(color: tuple[int, int, int]) -> int:
@@ -54,13 +55,19 @@ class _Logging(FaultServer):
     def __init__(self, log: int, port: int) -> None:
         self.faults: list[str] = []
         self.attempts: int | None = None
+        self.after = 0
         self.delay = (0.0, 0.0)
         self._log = log
         super().__init__(self._reaction, port=port, keep=False)
 
     def _reaction(self, asked: Asked) -> Reaction:
-        if self.faults and (self.attempts is None or asked.attempt <= self.attempts):
-            return FAULTS[self.faults[number_of(asked.color) % len(self.faults)]]
+        fits = self.attempts is None or asked.attempt <= self.attempts
+        if self.faults and fits and self.requests > self.after:
+            fault = self.faults[number_of(asked.color) % len(self.faults)]
+            if fault in FAULTS:
+                return FAULTS[fault]
+            self.faults = []
+            os.kill(os.getpid(), SIGNALS[fault])
         return say(name_of(asked.color), delay=random.uniform(*self.delay))
 
     async def _react(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
@@ -86,17 +93,20 @@ class ServerProcess:
         self.log = log
         self._told: dict[str, Any] = {"delay": delay}
         self._port = self._read = self._asked = 0
+        self._process: subprocess.Popen[str] | None = None
         self.start()
 
-    def start(self) -> None:
-        """Starts it, or starts it again at the same port."""
+    def start(self, **told: Any) -> None:
+        """Starts it, or starts it again at the same port, and tells it what to do."""
+        if self._process is not None:
+            self._process.communicate()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "crash.server", self.log, str(self._port)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
         self._port = int(self._answer())
-        self.tell()
+        self.tell(**told)
 
     @property
     def url(self) -> str:
@@ -106,27 +116,36 @@ class ServerProcess:
         """Changes what it does from now on.
 
         Args:
-            told: `delay` as above; `faults`, names of FAULTS that pictures get in turn; `attempts`,
-                how many attempts at a task get them, or None for all.
+            told: `delay` as above; `faults`, names of FAULTS or SIGNALS that pictures get in turn;
+                `attempts`, how many attempts at a task get them, or None for all; `after`, how many
+                requests come before the first fault.
         """
         self._told |= told
+        assert self._process is not None
         assert self._process.stdin is not None
         print(json.dumps(self._told), file=self._process.stdin, flush=True)
         assert self._answer() == "done"
 
     def _answer(self) -> str:
+        assert self._process is not None
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
     def kill(self) -> None:
+        assert self._process is not None
         self._process.kill()
         self._process.communicate()
 
-    def stop(self) -> None:
-        """Stops it as Ctrl-Z does: connections stay, nothing is answered."""
-        self._process.send_signal(signal.SIGSTOP)
+    def wait_for_signal(self) -> None:
+        """Waits until it has killed or stopped itself."""
+        assert self._process is not None
+        end = time.monotonic() + 90
+        while os.waitpid(self._process.pid, os.WNOHANG | os.WUNTRACED) == (0, 0):
+            assert time.monotonic() < end, "the server goes on"
+            time.sleep(0.005)
 
     def go_on(self) -> None:
+        assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def asked(self) -> int:

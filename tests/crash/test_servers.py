@@ -15,10 +15,10 @@ SHORT = ("--timeout", "1", "--patience", "1")
 
 
 def test_a_server_that_is_killed_and_started_again_is_waited_for(job: Job) -> None:
+    job.server.tell(faults=["dies"], after=6)
     life = job.begin()
-    job.server.wait_for(6)
-    job.server.kill()
-    job.server.start()
+    job.server.wait_for_signal()
+    job.server.start(faults=[])
 
     assert life.wait() == 0, life.err
     job.ledger.died(life.name)
@@ -26,9 +26,9 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(job: Job) -> No
 
 
 def test_a_server_that_is_stopped_for_a_moment_is_asked_nothing_twice(job: Job) -> None:
+    job.server.tell(faults=["stops"], after=6)
     life = job.begin()
-    job.server.wait_for(6)
-    job.server.stop()
+    job.server.wait_for_signal()
     time.sleep(1)  # nothing tells that nothing happens
     job.server.go_on()
 
@@ -43,9 +43,9 @@ def test_the_work_of_a_server_that_is_stopped_goes_elsewhere(tmp_path: Path) -> 
     with ServerProcess(log, (0.01, 0.05)) as one, ServerProcess(log, (0.01, 0.05)) as two:
         flags = ["--base-url", two.url, "--concurrency", "4", "--timeout", "1"]
         job = Job(tmp_path / "pictures", one, flags=flags)
+        one.tell(faults=["stops"], after=3)
         life = job.begin()
-        one.wait_for(6)
-        one.stop()
+        one.wait_for_signal()
         code = life.wait()
         job.ledger.died(life.name)
 
@@ -65,9 +65,8 @@ def test_every_kind_of_broken_answer_is_asked_for_again(job: Job) -> None:
 def test_a_server_that_fills_up_costs_no_attempt_however_often_it_says_so(
     job: Job, fault: str
 ) -> None:
+    job.server.tell(faults=[fault], after=6)
     life = job.begin("--retries", "0")
-    job.server.wait_for(6)
-    job.server.tell(faults=[fault])
     job.server.wait_for(12)
     job.server.tell(faults=[])
 
@@ -88,9 +87,8 @@ LAST_WORDS = {
 def test_a_server_that_answers_no_more_ends_the_job_and_once_mended_it_goes_on(
     job: Job, fault: str
 ) -> None:
+    job.server.tell(faults=[fault], after=10)
     life = job.begin(*SHORT)
-    job.server.wait_for(10)
-    job.server.tell(faults=[fault])
 
     assert life.wait() == 3, life.err
     job.ledger.died(life.name)
@@ -106,9 +104,8 @@ def test_a_server_that_answers_no_more_ends_the_job_and_once_mended_it_goes_on(
 def test_tasks_that_failed_at_a_broken_server_are_kept_and_asked_again_on_demand(
     job: Job, fault: str
 ) -> None:
+    job.server.tell(faults=[fault], after=10)
     life = job.begin(*SHORT)
-    job.server.wait_for(10)
-    job.server.tell(faults=[fault])
 
     assert life.wait() in (1, 3), life.err  # it may have come to its end before it gave up
     job.ledger.died(life.name)
@@ -122,20 +119,20 @@ def test_tasks_that_failed_at_a_broken_server_are_kept_and_asked_again_on_demand
     assert (again.summary["skipped"], job.ledger.wrong_sidecars()) == (len(kept), [])
 
 
-@pytest.mark.parametrize("how", ["killed", "stopped"])
+@pytest.mark.parametrize("how", ["dies", "stops"])
 def test_a_server_that_is_away_for_longer_than_the_patience_ends_the_job_and_once_back_it_goes_on(
     job: Job, how: str
 ) -> None:
+    job.server.tell(faults=[how], after=10)
     life = job.begin(*SHORT)
-    job.server.wait_for(10)
-    job.server.kill() if how == "killed" else job.server.stop()
+    job.server.wait_for_signal()
 
     assert life.wait() == 3
     job.ledger.died(life.name)
     assert "no endpoint" in life.err
     assert job.server.url.removesuffix("/v1") in life.err
 
-    job.server.start() if how == "killed" else job.server.go_on()
+    job.server.start(faults=[]) if how == "dies" else job.server.go_on()
     job.live()
     assert job.ledger.problems(repeats=False) == []
 

@@ -23,7 +23,7 @@ def test_shards_side_by_side_lose_nothing_when_one_is_killed_and_goes_on(job: Jo
 def test_a_second_process_by_accident_is_sent_away_and_the_first_may_die_and_go_on(
     job: Job,
 ) -> None:
-    job.server.tell(delay=(0.2, 0.4))
+    job.server.tell(faults=["silent"])
     first = job.begin()
     job.server.wait_for(4)
     second = job.live(code=2)
@@ -31,6 +31,7 @@ def test_a_second_process_by_accident_is_sent_away_and_the_first_may_die_and_go_
     assert "--shard" in second.err
 
     job.end(first)
+    job.server.tell(faults=[])
     job.finish()
 
 
