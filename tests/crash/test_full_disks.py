@@ -152,3 +152,17 @@ def test_of_a_tree_that_may_not_be_written_captions_are_kept_in_the_users_state_
     assert (job.ledger.lost(), job.ledger.wrong_records()) == (set(), [])
     assert (asked, again.summary["requests"], server.asked()) == (8, 0, 8)
     assert not (job.folder / ".joycap").exists()
+
+
+@pytest.mark.xfail(strict=True, reason="a folder that is still to be made is called unwritable")
+def test_an_out_folder_that_is_still_to_be_made_is_not_called_unwritable(
+    tmp_path: Path, server: ServerProcess
+) -> None:
+    state, out = tmp_path / "journal", tmp_path / "out"
+    job = Job(
+        tmp_path / "pictures", server, 2, state=state, out=out,
+        flags=["--journal", state, "--out", out],
+    )  # fmt: skip
+    life = job.finish()
+
+    assert "cannot be written" not in life.err
