@@ -29,7 +29,7 @@ class Asked:
     """One chat completion request, as far as scripts care.
 
     `question` is the prompt as it was first asked about the picture, without what later attempts
-    put before or behind it; `attempt` counts from 1.
+    put before or behind it; `attempt` counts from 1; `key` is the API key.
     """
 
     image: str
@@ -39,6 +39,7 @@ class Asked:
     system: str
     body: dict[str, Any]
     raw: bytes
+    key: str = ""
 
     @cached_property
     def color(self) -> Color:
@@ -153,7 +154,8 @@ class FaultServer:
                     if line.startswith("content-length:")
                 ]
                 body = await reader.readexactly(int(lengths[0])) if lengths else b""
-                await self._serve(method, path, body, writer)
+                key = head.decode("latin-1").partition("uthorization: Bearer ")[2].split("\r\n")[0]
+                await self._serve(method, path, body, key, writer)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
@@ -161,13 +163,13 @@ class FaultServer:
             writer.transport.abort()
 
     async def _serve(
-        self, method: str, path: str, body: bytes, writer: asyncio.StreamWriter
+        self, method: str, path: str, body: bytes, key: str, writer: asyncio.StreamWriter
     ) -> None:
         if method == "POST" and path == "/v1/chat/completions":
             self._now += 1
             self.peak = max(self.peak, self._now)
             try:
-                await self._react(self._understood(body), writer)
+                await self._react(self._understood(body, key), writer)
             finally:
                 self._now -= 1
         elif path == "/v1/models":
@@ -185,7 +187,7 @@ class FaultServer:
         else:
             await _send(writer, 404, {"error": {"message": f"no {path} here"}})
 
-    def _understood(self, raw: bytes) -> Asked:
+    def _understood(self, raw: bytes, key: str) -> Asked:
         body = json.loads(raw)
         system = "".join(m["content"] for m in body["messages"] if m["role"] == "system")
         image, text = body["messages"][-1]["content"]
@@ -193,7 +195,7 @@ class FaultServer:
         tries = self._tries[hash(url)]
         question = max((q for q in tries if q in prompt), key=len, default=prompt)
         tries[question] += 1
-        asked = Asked(url, question, tries[question], prompt, system, body, raw)
+        asked = Asked(url, question, tries[question], prompt, system, body, raw, key)
         self.requests += 1
         if self._keep:
             self.asked.append(asked)
@@ -208,7 +210,7 @@ class FaultServer:
             writer.transport.abort()
             return
         if reaction.garbage is not None:
-            await _send(writer, reaction.status, reaction.garbage)
+            await _send(writer, reaction.status, reaction.garbage, reaction.headers)
             return
         if reaction.status != 200:
             error = {"error": {"message": reaction.text, "type": "test", "code": reaction.status}}
@@ -241,8 +243,10 @@ async def _send(
     lines = [
         f"HTTP/1.1 {status} Test",
         f"Content-Length: {len(body)}",
-        "Content-Type: application/json",
-        *(f"{name}: {value}" for name, value in (headers or {}).items()),
+        *(
+            f"{name}: {value}"
+            for name, value in ({"Content-Type": "application/json"} | (headers or {})).items()
+        ),
     ]
     data = "\r\n".join(lines).encode() + b"\r\n\r\n" + body
     writer.write(data[: -len(body) // 2] if half else data)
