@@ -13,6 +13,7 @@ import typer
 from joycap_vllm import __version__, errors
 from joycap_vllm.cli.caption import caption
 from joycap_vllm.cli.doctor import doctor
+from joycap_vllm.cli.export import export
 from joycap_vllm.cli.gateway import gateway
 from joycap_vllm.cli.lint import lint
 from joycap_vllm.cli.prompts import prompts
@@ -44,6 +45,7 @@ app.command("prompts")(prompts)
 app.command("lint")(lint)
 app.command("retry")(retry)
 app.command("report")(report)
+app.command("export")(export)
 app.command("doctor")(doctor)
 app.command("gateway")(gateway)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "Chosen",
+    "Exported",
     "JobSettings",
     "Journal",
     "Plan",
@@ -23,6 +24,7 @@ __all__ = [
     "ask_again",
     "check_settings",
     "choose",
+    "export_job",
     "job_folder",
     "line_of",
     "load_job",
@@ -37,6 +39,7 @@ __all__ = [
 
 _HOMES = {
     "Chosen": "again",
+    "Exported": "export",
     "JobSettings": "settings",
     "Journal": "journal",
     "Plan": "plan",
@@ -50,6 +53,7 @@ _HOMES = {
     "ask_again": "again",
     "check_settings": "settings",
     "choose": "again",
+    "export_job": "export",
     "job_folder": "again",
     "line_of": "telling",
     "load_job": "stored",
@@ -64,6 +68,7 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from joycap_vllm.job.again import Chosen, ask_again, choose, job_folder
+    from joycap_vllm.job.export import Exported, export_job
     from joycap_vllm.job.journal import Journal
     from joycap_vllm.job.page import write_page
     from joycap_vllm.job.plan import Plan, Survey
