@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 
 from joycap_vllm.errors import OutputError
-from joycap_vllm.job.records import Record, read_file
+from joycap_vllm.job.records import Record
 from joycap_vllm.job.stored import StoredJob
 from joycap_vllm.outputs import CaptionedImage, dress
-from joycap_vllm.sources import unescaped
+from joycap_vllm.sources import unescaped_text
 
 _OPEN = 64  # journals that are kept open
 
@@ -32,6 +32,7 @@ class Captions:
         self._records = records
         self._names = tuple(prompt.name for prompt in job.prompts)
         self._kept = ("ok", "glitched") if job.on_glitch == "keep" else ("ok",)
+        self._root = os.path.join(job.sidecars.root, "")  # noqa: PTH118 - with its slash
         self._files: dict[Path, int] = {}
 
     def __enter__(self) -> Captions:
@@ -64,17 +65,23 @@ class Captions:
             OutputError: A journal cannot be read.
         """
         for journal in sorted(self._job.state.glob("journal-*.jsonl")):
-            for data, offset, _ in read_file(journal):
-                lines = self._first_seen(data, journal, offset)
+            for line, offset in _lines(journal):
+                lines = self._first_seen(line, journal, offset)
                 if lines is not None:
-                    yield self._image(data["key"], lines, self._file_of(data["key"]))
+                    key = lines[next(iter(lines))]["key"]
+                    yield self._image(key, lines, self._file_of(key))
 
     def _first_seen(
-        self, data: dict[str, Any], journal: Path, offset: int
+        self, line: bytes, journal: Path, offset: int
     ) -> dict[str, dict[str, Any]] | None:
-        """All latest records of this one's image, if it is the first of them."""
-        key, prompt = data["key"], data["prompt"]
-        if prompt not in self._names:
+        """All latest records of this one's image, if it is the first of them; what the index
+        points at has been checked to be a record."""
+        try:
+            data = orjson.loads(line)
+            key, prompt = data["key"], data["prompt"]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return None
+        if not isinstance(key, str) or prompt not in self._names:
             return None
         lines: dict[str, dict[str, Any]] = {}
         for name in (prompt, *(other for other in self._names if other != prompt)):
@@ -105,11 +112,11 @@ class Captions:
         return CaptionedImage(key, captions, lines, path)
 
     def _file_of(self, key: str) -> Path | None:
-        inside = unescaped(key)
-        if inside.is_absolute() or ".." in inside.parts or "\0" in key:
+        inside = unescaped_text(key) if "\\x" in key else key
+        if inside.startswith("/") or ".." in inside.split("/") or "\0" in inside:
             return None
-        name = os.path.join(self._job.sidecars.root, inside)  # noqa: PTH118 - for millions
-        return Path(name) if os.path.isfile(name) else None  # noqa: PTH113
+        name = self._root + inside
+        return Path(name) if os.path.isfile(name) else None  # noqa: PTH113 - for millions
 
     def _line(self, record: Record) -> dict[str, Any]:
         file = self._files.get(record.file)
@@ -127,3 +134,14 @@ class Captions:
         for file in self._files.values():
             os.close(file)
         self._files.clear()
+
+
+def _lines(journal: Path) -> Iterator[tuple[bytes, int]]:
+    offset = 0
+    try:
+        with journal.open("rb") as file:
+            for line in file:
+                yield line, offset
+                offset += len(line)
+    except OSError as error:
+        raise OutputError(f"the journal {journal} cannot be read: {error.strerror}") from error

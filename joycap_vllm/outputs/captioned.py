@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ class CaptionedImage:
     path: Path | None = None
 
 
+# Columns that each prompt has, and the fields of records that they tell.
+PROMPT_COLUMNS = {
+    "caption": "caption",
+    "outcome": "outcome",
+    "glitch": "glitch",
+    "why": "why",
+    "fingerprint": "fp",
+}
 # Writes an image; returns why it is left out, or nothing where it is not.
 Write = Callable[[CaptionedImage], str]
 
@@ -63,9 +72,13 @@ def row_of(image: CaptionedImage, prompts: Sequence[str]) -> dict[str, Any]:
     """
     records = [image.records[prompt] for prompt in prompts if prompt in image.records]
     row: dict[str, Any] = {"key": image.key, "path": _text_of(image.path)}
-    for name, value in _OF_PROMPT.items():
-        for prompt, column in columns(prompts, name).items():
-            row[column] = value(image, prompt, image.records.get(prompt))
+    for column, prompt, name in _told(tuple(prompts)):
+        if name == "caption":
+            row[column] = image.captions.get(prompt)
+        elif prompt in image.records:
+            row[column] = image.records[prompt].get(name) or ""
+        else:
+            row[column] = "open" if name == "outcome" else ""
     facts: Mapping[str, Any] = next((r["image"] for r in records if r.get("image")), {})
     row["model"] = next((r["model"] for r in records if r.get("model")), "")
     row["attempts"] = sum(len(r.get("attempts") or ()) for r in records)
@@ -91,13 +104,14 @@ def is_text(text: str) -> bool:
     return True
 
 
-_OF_PROMPT: dict[str, Callable[[CaptionedImage, str, Mapping[str, Any] | None], Any]] = {
-    "caption": lambda image, prompt, _: image.captions.get(prompt),
-    "outcome": lambda _, __, record: record["outcome"] if record else "open",
-    "glitch": lambda _, __, record: (record and record.get("glitch")) or "",
-    "why": lambda _, __, record: (record and record.get("why")) or "",
-    "fingerprint": lambda _, __, record: (record and record.get("fp")) or "",
-}
+@cache
+def _told(prompts: tuple[str, ...]) -> tuple[tuple[str, str, str], ...]:
+    """Columns that each prompt has: their names, the prompt's, and the record's field."""
+    return tuple(
+        (column, prompt, field)
+        for name, field in PROMPT_COLUMNS.items()
+        for prompt, column in columns(prompts, name).items()
+    )
 
 
 def texts_of(image: CaptionedImage, prompts: Sequence[Asked]) -> Iterator[tuple[str, str]]:

@@ -11,12 +11,18 @@ from typing import Any
 import orjson
 
 from joycap_vllm.errors import MissingExtraError
-from joycap_vllm.outputs.captioned import Asked, CaptionedImage, Write, columns, row_of
+from joycap_vllm.outputs.captioned import (
+    PROMPT_COLUMNS,
+    Asked,
+    CaptionedImage,
+    Write,
+    columns,
+    row_of,
+)
 from joycap_vllm.outputs.files import replacing
 
 _GROUP = 10_000  # rows
 _GROUP_TEXT = 1 << 26  # characters of captions that are held at once
-_TEXTS = ("caption", "outcome", "glitch", "why", "fingerprint")
 
 
 @contextmanager
@@ -69,7 +75,9 @@ def parquet_writer(path: Path, prompts: Sequence[Asked]) -> Iterator[Write]:
 def _schema(pa: Any, prompts: Sequence[str]) -> Any:
     text, number = pa.string(), pa.int64()
     fields = [("key", text), ("path", text)]
-    fields += [(column, text) for name in _TEXTS for column in columns(prompts, name).values()]
+    fields += [
+        (column, text) for name in PROMPT_COLUMNS for column in columns(prompts, name).values()
+    ]
     fields += [("model", text), ("attempts", number)]
     fields += [("width", number), ("height", number), ("bytes", number)]
     fields += [("sha256", text), ("recorded", pa.timestamp("us", tz="UTC"))]
