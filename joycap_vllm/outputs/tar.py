@@ -251,11 +251,11 @@ def sample_name(key: str, stem: str | None = None) -> str:
         key: The image's key.
         stem: What its sidecars are named after, where it is a file: unique in its folder.
     """
-    folder, _, base = key.rpartition("/")
-    wanted = f"{folder}/{stem or base}" if folder else stem or base
+    wanted = key if stem is None else key[: key.rfind("/") + 1] + stem
     parts = [part for part in wanted.split("/") if part not in ("", ".", "..")] or ["image"]
     parts[-1] = parts[-1].replace(".", "_")
     name = re.sub(r"[\x00-\x1f\x7f]", "_", "/".join(parts))
+    name = re.sub(r"\A__(?=[^/]*__/)", "_", name)  # webdataset passes over such folders
     if name == wanted:
         return name
     digest = blake2b(key.encode("utf-8", "replace"), digest_size=5).hexdigest()
