@@ -5,15 +5,14 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from PIL import Image
 
-from joycap_vllm import sources
-from joycap_vllm.errors import ImageError, UsageError
+from joycap_vllm.errors import ImageError, OutputError, UsageError
 from joycap_vllm.job.captions import Captions
 from joycap_vllm.job.homes import Homes
 from joycap_vllm.job.records import Record
@@ -47,7 +46,7 @@ def export_shards(
 
     Raises:
         UsageError: A shard of the source would be overwritten.
-        OutputError: A shard is damaged, or cannot be written.
+        OutputError: The disk is full or broken, or a new shard cannot be written.
     """
     prompts = tuple(prompt.name for prompt in job.prompts)
     counts: Counter[str] = Counter()
@@ -72,25 +71,30 @@ def shards_of(part: Any) -> tuple[str, ...]:
 def _mirrored(
     part: Any, captions: Captions, out: Path, prompts: tuple[str, ...], counts: Counter[str]
 ) -> list[Path]:
-    open_shard: Callable[[str], BinaryIO] = sources.open_shard  # type: ignore[attr-defined]
-    shard_key: Callable[[str, str], tuple[str, str] | None] = sources.shard_key  # type: ignore[attr-defined]
+    """The shards of a part with captions added; one that is damaged is left out alone."""
+    sources: Any = import_module("joycap_vllm.sources")
     files: list[Path] = []
-    for shard in shards_of(part):
-        path = out / _name_of(shard, shard_key)
+    for shard, name in zip(part.shards, part.names, strict=True):
+        path = out.joinpath(*(p for p in re.split(r"[/\0]+", name) if p not in ("", ".", "..")))
         if Path(shard).exists() and path.resolve() == Path(shard).resolve():
             raise UsageError(f"{shard} would be overwritten: name another folder with --out")
-        with open_shard(shard) as file:
-            key_of = partial(shard_key, shard)
-            counts += mirror_shard(file, path, key_of, captions.of, prompts)
-        files.append(path)
+
+        def key_of(member: str, name: str = name) -> tuple[str, str] | None:
+            key, extension = sources.shard_key(name, member)
+            return (key, extension) if extension else None
+
+        try:
+            with sources.open_shard(shard, part.rules) as stream:
+                counts += mirror_shard(stream, path, key_of, captions.of, prompts)
+        except OSError as error:
+            counts[f"the shard {shard} cannot be read: {error.strerror or error}"] += 1
+        except OutputError as error:
+            if error.stops_all:
+                raise
+            counts[str(error)] += 1
+        else:
+            files.append(path)
     return files
-
-
-def _name_of(shard: str, shard_key: Callable[[str, str], tuple[str, str] | None]) -> str:
-    """The name of a shard as keys begin with it, which is where it is below the source's root."""
-    found = shard_key(shard, "x.png")
-    name = shard if found is None else found[0].removesuffix("/x")
-    return "/".join(p for p in re.split(r"[/\0]+|(?<=:)//", name) if p not in ("", ".", ".."))
 
 
 def _added(

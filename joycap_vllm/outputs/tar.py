@@ -101,8 +101,7 @@ def _mirror(
                 continue
             key, extension = found
             if sample is None:
-                stem = member.name[: len(member.name) - len(extension) - 1]
-                sample = _Sample(tar, key, stem, captioned(key), prompts)
+                sample = _Sample(tar, key, _stem(member.name), captioned(key), prompts)
             sample.add(member, extension, data)
         if sample is not None:
             counts[sample.end()] += 1
@@ -260,6 +259,11 @@ def sample_name(key: str, stem: str | None = None) -> str:
         return name
     digest = blake2b(key.encode("utf-8", "replace"), digest_size=5).hexdigest()
     return f"{name}-{digest}"
+
+
+def _stem(name: str) -> str:
+    base = name.rpartition("/")[2]
+    return name[: len(name) - len(base) + base.index(".")]
 
 
 def _texts(image: CaptionedImage, prompts: Sequence[str]) -> dict[str, str]:
