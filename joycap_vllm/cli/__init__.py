@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from joycap_vllm import __version__, errors
+from joycap_vllm.cli.batch import app as batch
 from joycap_vllm.cli.caption import caption
 from joycap_vllm.cli.doctor import doctor
 from joycap_vllm.cli.export import export
@@ -46,6 +47,7 @@ app.command("lint")(lint)
 app.command("retry")(retry)
 app.command("report")(report)
 app.command("export")(export)
+app.add_typer(batch, name="batch")
 app.command("doctor")(doctor)
 app.command("gateway")(gateway)
 

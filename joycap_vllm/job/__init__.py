@@ -24,7 +24,9 @@ __all__ = [
     "ask_again",
     "check_settings",
     "choose",
+    "export_batch",
     "export_job",
+    "import_batch",
     "job_folder",
     "line_of",
     "load_job",
@@ -53,7 +55,9 @@ _HOMES = {
     "ask_again": "again",
     "check_settings": "settings",
     "choose": "again",
+    "export_batch": "batch",
     "export_job": "export",
+    "import_batch": "batch_results",
     "job_folder": "again",
     "line_of": "telling",
     "load_job": "stored",
@@ -68,6 +72,8 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from joycap_vllm.job.again import Chosen, ask_again, choose, job_folder
+    from joycap_vllm.job.batch import export_batch
+    from joycap_vllm.job.batch_results import import_batch
     from joycap_vllm.job.export import Exported, export_job
     from joycap_vllm.job.journal import Journal
     from joycap_vllm.job.page import write_page
