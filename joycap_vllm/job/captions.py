@@ -17,6 +17,7 @@ from joycap_vllm.outputs import CaptionedImage, dress
 from joycap_vllm.sources import unescaped_text
 
 _OPEN = 64  # journals that are kept open
+_BLOCK = 1 << 13  # bytes; most lines are shorter
 
 
 class Captions:
@@ -125,7 +126,7 @@ class Captions:
                 if len(self._files) >= _OPEN:
                     self._close()
                 file = self._files[record.file] = os.open(record.file, os.O_RDONLY | os.O_CLOEXEC)
-            data: dict[str, Any] = orjson.loads(os.pread(file, record.length, record.offset))
+            data: dict[str, Any] = orjson.loads(_line_at(file, record.offset))
         except (OSError, orjson.JSONDecodeError) as error:
             raise OutputError(f"the journal {record.file} cannot be read: {error}") from error
         return data
@@ -134,6 +135,13 @@ class Captions:
         for file in self._files.values():
             os.close(file)
         self._files.clear()
+
+
+def _line_at(file: int, offset: int) -> bytes:
+    line, size = b"", _BLOCK
+    while b"\n" not in line and (block := os.pread(file, size, offset + len(line))):
+        line, size = line + block, 2 * size
+    return line.partition(b"\n")[0]
 
 
 def _lines(journal: Path) -> Iterator[tuple[bytes, int]]:
