@@ -24,6 +24,7 @@ from joycap_vllm.job.fix import Mending, by_job, mend
 from joycap_vllm.job.lint import Bad
 from joycap_vllm.job.lint_sidecars import Look
 from joycap_vllm.job.stored import find_job
+from joycap_vllm.sources import files_source
 
 
 def fix(
@@ -55,7 +56,7 @@ def fix(
         settings = ask_again(
             mending.job,
             mending.tasks,
-            mending.images,
+            files_source(mending.job.sidecars.root, mending.images),
             urls=urls_of(flags),
             captioner=captioner_of(flags),
             replace=True,

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from joycap_vllm.cli.panel import Panel, sum_up
 from joycap_vllm.cli.talk import say as say
 from joycap_vllm.errors import JoycapError, UsageError
 from joycap_vllm.job import (
+    Agenda,
     Chosen,
     JobSettings,
     Journal,
@@ -41,13 +43,15 @@ from joycap_vllm.job import (
     choose,
     job_folder,
     load_job,
-    mend_outputs,
     read_records,
     run_job,
+    unknown_names,
 )
 from joycap_vllm.outputs import TagOptions
+from joycap_vllm.prompts import VARIABLES
 
 INTERRUPTED = 130
+_EVERY = 5.0  # seconds
 
 
 def run_caption(flags: CaptionFlags) -> int:
@@ -58,8 +62,7 @@ def run_caption(flags: CaptionFlags) -> int:
     """
     settings = settings_of(flags)
     if flags.dry_run:
-        plan = Plan(settings, read_records(settings.state))
-        _show_plan(plan, plan.survey())
+        asyncio.run(_show_plan(Plan(settings, read_records(settings.state))))
         return 0
     return run_settings(settings, flags)
 
@@ -85,7 +88,7 @@ def run_retry(folder: Path, wanted: frozenset[str], flags: AskFlags) -> int:
     settings = ask_again(
         job,
         chosen.tasks,
-        chosen.images,
+        chosen.source,
         urls=urls_of(flags),
         captioner=captioner_of(flags),
         max_glitch_rate=rate_of(flags.max_glitch_rate),
@@ -127,12 +130,15 @@ def run_settings(settings: JobSettings, flags: AskFlags) -> int:
         if flags.as_json and progress.total is not None:
             typer.echo(orjson.dumps(summary.as_json()).decode())
     sum_up(summary, progress, settings.state, say)
+    missed = 0 if settings.only is None or stop.asked else len(settings.only) - summary.tasks
+    if missed > 0:
+        say(f"{missed} are left out: the job's inputs no longer name their images")
     if stop.asked > 1:
         sys.stdout.flush()
         os._exit(INTERRUPTED)  # a worker may hang at a dead disk for ever
     if stop.asked:
         return INTERRUPTED
-    incomplete = progress.unwritten or settings.source.unreadable
+    incomplete = missed > 0 or progress.unwritten or settings.source.unreadable
     return 1 if summary.glitched or summary.failed or incomplete else 0
 
 
@@ -146,18 +152,21 @@ async def _run(settings: JobSettings, progress: Progress, stop: Stop, flags: Ask
             )
         check_settings(settings)
         plan = Plan(settings, await asyncio.to_thread(read_records, settings.state))
-        survey = await asyncio.to_thread(plan.survey)
+        agenda = Agenda(plan, progress)
+        survey = await agenda.look(_patient(say))
         _announce(plan, survey)
-        progress.total = survey.tasks
         if survey.todo == 0:
-            await asyncio.to_thread(mend_outputs, plan, progress)
             return
+        if not survey.whole:
+            progress.counting = True
+            progress.total = await asyncio.to_thread(plan.estimate)
         with _signals(stop) as working:
             try:
                 async with _serving(plan, flags) as (served, death):
                     with Panel(say) as panel:
                         work = run_job(
                             served,
+                            agenda,
                             journal,
                             progress,
                             stop=stop,
@@ -243,6 +252,30 @@ def _free_port() -> int:
     return port
 
 
+def _patient(say: Callable[[str], None]) -> Callable[[int], None]:
+    """Tells every few seconds that a search goes on."""
+    last = time.monotonic()
+
+    def on_wait(images: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _EVERY:
+            last = time.monotonic()
+            say(f"looking for what is left to do: {images:,} images so far need nothing")
+
+    return on_wait
+
+
+def _tell_unknown(plan: Plan, survey: Survey) -> None:
+    for prompt in plan.settings.prompts:
+        for planned in survey.first[:1] if prompt.template else ():
+            for name in unknown_names(planned, prompt):
+                row = "it is left empty in rows without it" if planned.image.columns else ""
+                say(
+                    f"{{{name}}} in the prompt is none of {', '.join(VARIABLES)} and no column of "
+                    f"{planned.image.key}: {row or 'it is sent as it stands'}"
+                )
+
+
 def _announce(plan: Plan, survey: Survey) -> None:
     settings = plan.settings
     if not survey.images and settings.shard == (1, 1) and settings.only is None:
@@ -254,6 +287,10 @@ def _announce(plan: Plan, survey: Survey) -> None:
         say("sidecars cannot be written there; captions are kept in the journal (see --out)")
     if settings.sidecars.dressing.tags != TagOptions() and not settings.sidecars.tag_prompts:
         say("no caption type of this job is a list of tags: the flags for tags change nothing")
+    _tell_unknown(plan, survey)
+    if not survey.whole:
+        say(f"more images than were looked at so far; journal in {settings.state}")
+        return
     before = survey.tasks - survey.todo
     why = "done before" if settings.only is None else "left, since their sidecars say other things"
     rest = f", {before} of them {why}" if before else ""
@@ -267,8 +304,9 @@ def _announce(plan: Plan, survey: Survey) -> None:
         )
 
 
-def _show_plan(plan: Plan, survey: Survey) -> None:
+async def _show_plan(plan: Plan) -> None:
     settings = plan.settings
+    survey = await Agenda(plan, Progress()).look(_patient(say), all_of_it=True)
     for prompt in settings.prompts:
         typer.echo(f"prompt {prompt.name}:")
         typer.echo(f"  system: {prompt.system}")

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
+    "Agenda",
     "Chosen",
     "Exported",
     "JobSettings",
@@ -31,15 +32,16 @@ __all__ = [
     "line_of",
     "load_job",
     "make_report",
-    "mend_outputs",
     "read_records",
     "report_data",
     "run_job",
     "state_folder",
+    "unknown_names",
     "write_page",
 ]
 
 _HOMES = {
+    "Agenda": "agenda",
     "Chosen": "again",
     "Exported": "export",
     "JobSettings": "settings",
@@ -51,7 +53,7 @@ _HOMES = {
     "Stop": "stop",
     "StoredJob": "stored",
     "Summary": "progress",
-    "Survey": "plan",
+    "Survey": "agenda",
     "ask_again": "again",
     "check_settings": "settings",
     "choose": "again",
@@ -62,22 +64,24 @@ _HOMES = {
     "line_of": "telling",
     "load_job": "stored",
     "make_report": "report",
-    "mend_outputs": "writing",
     "read_records": "records",
     "report_data": "telling",
     "run_job": "run",
     "state_folder": "records",
+    "unknown_names": "filling",
     "write_page": "page",
 }
 
 if TYPE_CHECKING:
     from joycap_vllm.job.again import Chosen, ask_again, choose, job_folder
+    from joycap_vllm.job.agenda import Agenda, Survey
     from joycap_vllm.job.batch import export_batch
     from joycap_vllm.job.batch_results import import_batch
     from joycap_vllm.job.export import Exported, export_job
+    from joycap_vllm.job.filling import unknown_names
     from joycap_vllm.job.journal import Journal
     from joycap_vllm.job.page import write_page
-    from joycap_vllm.job.plan import Plan, Survey
+    from joycap_vllm.job.plan import Plan
     from joycap_vllm.job.progress import Progress, Summary
     from joycap_vllm.job.records import Record, read_records, state_folder
     from joycap_vllm.job.report import Report, make_report
@@ -86,7 +90,6 @@ if TYPE_CHECKING:
     from joycap_vllm.job.stop import Stop
     from joycap_vllm.job.stored import StoredJob, load_job
     from joycap_vllm.job.telling import line_of, report_data
-    from joycap_vllm.job.writing import mend_outputs
 
 
 def __getattr__(name: str) -> Any:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from joycap_vllm.captioner import CaptionerOptions
 from joycap_vllm.errors import UsageError
 from joycap_vllm.glitch import GLITCHES
-from joycap_vllm.job.records import Record
+from joycap_vllm.job.records import Records
 from joycap_vllm.job.report import journals_of
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.job.stored import StoredJob
 from joycap_vllm.job.trouble import USUAL_MOST
-from joycap_vllm.sources import files_source, path_of, unescaped
+from joycap_vllm.sources import (
+    Source,
+    files_source,
+    open_source,
+    path_of,
+    unescaped,
+    unescaped_text,
+)
 
 Task = tuple[str, str]
 ENDINGS = ("glitched", "failed", *GLITCHES)
@@ -27,14 +34,15 @@ class Chosen:
 
     Args:
         tasks: Keys and prompts.
-        images: The images' files.
-        gone: Tasks whose image is no longer there.
+        source: Their images, perhaps among others.
+        gone: Tasks whose image is no longer there, as far as that is known before the inputs are
+            read.
         dropped: Tasks whose prompt the job asks no more.
         outside: Tasks whose key leads out of the job's folder, which no job writes.
     """
 
     tasks: frozenset[Task]
-    images: tuple[Path, ...]
+    source: Source
     gone: int = 0
     dropped: int = 0
     outside: int = 0
@@ -55,7 +63,7 @@ def job_folder(path: Path) -> Path:
         ) from error
 
 
-def choose(job: StoredJob, records: Mapping[Task, Record], wanted: Collection[str]) -> Chosen:
+def choose(job: StoredJob, records: Records, wanted: Collection[str]) -> Chosen:
     """The tasks whose latest record ended as wanted.
 
     Args:
@@ -69,13 +77,12 @@ def choose(job: StoredJob, records: Mapping[Task, Record], wanted: Collection[st
     for name in wanted:
         if name not in ENDINGS:
             raise UsageError(f"--only takes one of {', '.join(ENDINGS)}, not {name!r}")
-    tasks = {
-        task
-        for task, record in records.items()
-        if record.outcome in wanted or (record.outcome != "ok" and record.glitch in wanted)
-    }
+    tasks = {task for task, _ in records.having(wanted)}
     asked = {prompt.name for prompt in job.prompts}
     kept = {task for task in tasks if task[1] in asked}
+    source = _inputs_of(job)
+    if source is not None:
+        return Chosen(frozenset(kept), source, dropped=len(tasks) - len(kept))
     inside = {task for task in kept if _stays_inside(task[0])}
     root = job.sidecars.root
     images = {key: path_of(key, root) for key in sorted({key for key, _ in inside})}
@@ -83,11 +90,20 @@ def choose(job: StoredJob, records: Mapping[Task, Record], wanted: Collection[st
     left = frozenset(task for task in inside if task[0] in there)
     return Chosen(
         left,
-        tuple(there.values()),
+        files_source(root, tuple(there.values())),
         gone=len(inside) - len(left),
         dropped=len(tasks) - len(kept),
         outside=len(kept) - len(inside),
     )
+
+
+def _inputs_of(job: StoredJob) -> Source | None:
+    """What the job read, where keys alone do not name the images' files."""
+    try:
+        source = open_source([unescaped_text(text) for text in job.inputs])
+    except UsageError:
+        return None
+    return None if source.is_files else source
 
 
 def _stays_inside(key: str) -> bool:
@@ -98,7 +114,7 @@ def _stays_inside(key: str) -> bool:
 def ask_again(
     job: StoredJob,
     tasks: frozenset[Task],
-    images: Iterable[Path],
+    source: Source,
     *,
     urls: tuple[str, ...],
     captioner: CaptionerOptions,
@@ -111,7 +127,7 @@ def ask_again(
     Args:
         job: The job.
         tasks: Keys and prompts.
-        images: The files of their images.
+        source: Their images.
         urls: The fleet.
         captioner: How images are captioned.
         replace: Whether sidecars give way to new captions, whoever wrote them.
@@ -119,10 +135,12 @@ def ask_again(
         accept_changes: Go on with settings that differ from the journal's.
     """
     return JobSettings(
-        source=files_source(job.sidecars.root, tuple(images)),
+        source=source,
         prompts=job.prompts,
         sidecars=job.sidecars,
         state=job.state,
+        form=job.form,
+        out=job.out,
         urls=urls,
         captioner=captioner,
         on_glitch=job.on_glitch,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
 
-from joycap_vllm.errors import OutputError
+from joycap_vllm.errors import OutputError, UsageError
 from joycap_vllm.job.records import read_file
 from joycap_vllm.job.stored import StoredJob
+from joycap_vllm.job.table import Seen
 from joycap_vllm.outputs import dress
 from joycap_vllm.sources import IMAGE_SUFFIXES
 
@@ -22,25 +21,21 @@ def is_foreign(line: str, job: StoredJob) -> bool:
     try:
         journals = sorted(job.state.glob("journal-*.jsonl"))
         known = _captions(job, tuple((path, path.stat().st_size) for path in journals))
-    except (OSError, OutputError):
+    except (OSError, OutputError, UsageError):
         return False
-    return bool(journals and line.strip()) and _digest(line.strip()) not in known
+    return bool(journals and line.strip()) and line.strip() not in known
 
 
 @lru_cache(maxsize=2)
-def _captions(job: StoredJob, journals: tuple[tuple[Path, int], ...]) -> frozenset[bytes]:
-    """Digests of all captions that the job ever had, as they stand in sidecars."""
-    tagged = job.sidecars.tag_prompts
-    return frozenset(
-        _digest(dress(data["caption"], job.sidecars.dressing, tags=data["prompt"] in tagged))
-        for path, _ in journals
-        for data, _, _ in read_file(path)
-        if isinstance(data.get("caption"), str)
-    )
-
-
-def _digest(text: str) -> bytes:
-    return blake2b(os.fsencode(text), digest_size=8).digest()
+def _captions(job: StoredJob, journals: tuple[tuple[Path, int], ...]) -> Seen:
+    """All captions that the job ever had, as they stand in sidecars."""
+    known, tagged = Seen(), job.sidecars.tag_prompts
+    for path, _ in journals:
+        for data, _, _ in read_file(path):
+            if data.get("caption") is not None:
+                tags = data["prompt"] in tagged
+                known.add(dress(data["caption"], job.sidecars.dressing, tags=tags))
+    return known
 
 
 def has_image(job: StoredJob, path: Path, stem: str) -> bool:

@@ -24,8 +24,9 @@ from joycap_vllm.errors import ImageError, OutputError, UsageError
 from joycap_vllm.fleet import request_body
 from joycap_vllm.glitch import Means, Question, next_request
 from joycap_vllm.images import Prepared, prepare
+from joycap_vllm.job.filling import values_for
 from joycap_vllm.job.journal import Journal, make_line
-from joycap_vllm.job.plan import Plan, PlannedImage
+from joycap_vllm.job.plan import Plan, PlannedImage, Step
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.outputs import replacing
 from joycap_vllm.prompts import Prompt, ask
@@ -45,13 +46,11 @@ class Batch:
         files: The files.
         requests: Requests in them.
         failed: Images that cannot be used; recorded as failed.
-        done: Tasks that need nothing.
     """
 
     files: list[Path] = field(default_factory=list)
     requests: int = 0
     failed: int = 0
-    done: int = 0
 
 
 async def export_batch(
@@ -77,14 +76,13 @@ async def export_batch(
         tasks = stack.enter_context(TaskMap(settings.state))
         files = stack.enter_context(_Files(out, batch, tasks))
         means = Means(_VLLM if vllm else None)
-        for planned, image in prepared.images(plan.images()):
-            batch.done += planned.tasks - len(planned.todo)
+        for planned, image in prepared.images(plan.steps()):
             if isinstance(image, str):
                 batch.failed += 1
                 await _record_failed(journal, settings, planned, image)
                 continue
             for prompt in planned.todo:
-                question = _question(settings, planned, prompt)
+                question = _question(planned, prompt)
                 entry = task_entry(settings, planned, prompt, question, image)
                 request = _request(question, image, model, means, tasks.add(entry))
                 files.add(request)
@@ -102,11 +100,9 @@ class Preparing:
         self._limits = settings.captioner.limits
         self._wire = settings.captioner.wire or "jpeg"
 
-    def images(
-        self, planned: Iterator[PlannedImage]
-    ) -> Iterator[tuple[PlannedImage, Prepared | str]]:
+    def images(self, steps: Iterator[Step]) -> Iterator[tuple[PlannedImage, Prepared | str]]:
         """Each image that has something to ask, prepared, or why it cannot be used."""
-        waiting = (each for each in planned if each.todo)
+        waiting = (each for each in steps if isinstance(each, PlannedImage) and each.todo)
         with ThreadPoolExecutor(os.cpu_count() or 1, "joycap-image") as pool:
             while chunk := list(islice(waiting, _TOGETHER)):
                 yield from zip(chunk, pool.map(self._prepared, chunk), strict=True)
@@ -218,33 +214,11 @@ def _request(
     return orjson.dumps(head)[:-1] + b',"body":' + body + b"}\n"
 
 
-def _question(settings: JobSettings, planned: PlannedImage, prompt: Prompt) -> Question:
+def _question(planned: PlannedImage, prompt: Prompt) -> Question:
     key = planned.image.key
-    values = _values(settings, planned) if prompt.template else {}
     seed = seed_of(key) if prompt.sampling.seed is None else prompt.sampling.seed
     earlier = planned.earlier.get(prompt.name, 0)
-    return Question(prompt, ask(prompt, key, values), seed + earlier)
-
-
-def _values(settings: JobSettings, planned: PlannedImage) -> dict[str, str]:
-    """What the image fills into the prompt's variables, as a job asks it."""
-    folder, _, name = planned.image.key.rpartition("/")
-    caption = _text_of(planned.target.files[settings.prompts[0].name])
-    path = planned.image.path
-    tags = "" if path is None else _text_of(path.with_suffix(".tags"))
-    return {
-        "stem": Path(name).stem,
-        "directory": folder.rpartition("/")[2],
-        "caption": caption,
-        "tags": tags or caption,
-    }
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
+    return Question(prompt, ask(prompt, key, values_for(planned, prompt)), seed + earlier)
 
 
 async def _record_failed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from joycap_vllm.glitch import Question, Tried, find_ending, judge
 from joycap_vllm.images import Prepared
 from joycap_vllm.job.batch import read_map
 from joycap_vllm.job.journal import Journal, make_line
-from joycap_vllm.job.records import Record
+from joycap_vllm.job.records import Records
 from joycap_vllm.job.stored import StoredJob
 
 _TOGETHER = 64  # records that are synced at once
@@ -66,7 +66,7 @@ class _Result:
 
 async def import_batch(
     job: StoredJob,
-    records: Mapping[tuple[str, str], Record],
+    records: Records,
     journal: Journal,
     results: Sequence[Path],
 ) -> Imported:
@@ -109,7 +109,7 @@ async def _append(journal: Journal, lines: list[bytes]) -> None:
 
 def _line(
     job: StoredJob,
-    records: Mapping[tuple[str, str], Record],
+    records: Records,
     result: _Result,
     seen: set[tuple[str, str]],
     imported: Imported,

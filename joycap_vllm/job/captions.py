@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from joycap_vllm.errors import OutputError
-from joycap_vllm.job.records import Record
+from joycap_vllm.job.records import Record, Records
 from joycap_vllm.job.stored import StoredJob
 from joycap_vllm.outputs import CaptionedImage, dress
 from joycap_vllm.sources import unescaped_text
@@ -28,7 +28,7 @@ class Captions:
         records: What its journals say.
     """
 
-    def __init__(self, job: StoredJob, records: Mapping[tuple[str, str], Record]) -> None:
+    def __init__(self, job: StoredJob, records: Records) -> None:
         self._job = job
         self._records = records
         self._names = tuple(prompt.name for prompt in job.prompts)

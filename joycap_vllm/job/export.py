@@ -15,12 +15,12 @@ from typing import Literal, get_args
 from joycap_vllm.errors import UsageError
 from joycap_vllm.job.captions import Captions
 from joycap_vllm.job.export_tar import export_shards
-from joycap_vllm.job.plan import Plan
+from joycap_vllm.job.plan import Passed, Plan
 from joycap_vllm.job.progress import Progress
-from joycap_vllm.job.records import Record, read_records
+from joycap_vllm.job.records import Records, read_records
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.job.stored import StoredJob, absolute
-from joycap_vllm.job.writing import mend_outputs
+from joycap_vllm.job.writing import write_captions
 from joycap_vllm.outputs import (
     NO_CAPTION,
     Asked,
@@ -218,20 +218,24 @@ def _of_source(captions: Captions, source: Source) -> Iterator[CaptionedImage]:
             yield found
 
 
-def _sidecars(
-    job: StoredJob, records: Mapping[tuple[str, str], Record], out: Path, source: Source
-) -> Exported:
+def _sidecars(job: StoredJob, records: Records, out: Path, source: Source) -> Exported:
     beside = out == job.sidecars.root
     sidecars = replace(job.sidecars, out=None if beside else out)
     settings = JobSettings(source, job.prompts, sidecars, job.state, on_glitch=job.on_glitch)
-    progress = Progress()
-    mend_outputs(Plan(settings, records), progress)
+    progress, plan = Progress(), Plan(settings, records)
+    images, outcomes = 0, Counter[str]()
+    for step in plan.steps():
+        if isinstance(step, Passed):
+            images, outcomes = images + step.images, outcomes + step.tasks
+        else:
+            images, outcomes = images + 1, outcomes + step.settled()
+            write_captions(plan, step, step.done, {}, progress)
     left_out = {"a sidecar that cannot be written": progress.unwritten}
     return Exported(
         "txt",
-        progress.images,
-        progress.images,
-        progress.counts["skipped"],
+        images,
+        images,
+        outcomes["ok"],
         {why: count for why, count in left_out.items() if count},
         (),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from PIL import Image
 from joycap_vllm.errors import ImageError, OutputError, UsageError
 from joycap_vllm.job.captions import Captions
 from joycap_vllm.job.homes import Homes
-from joycap_vllm.job.records import Record
+from joycap_vllm.job.records import Records
 from joycap_vllm.job.stored import StoredJob
 from joycap_vllm.outputs import (
     NO_CAPTION,
@@ -37,7 +36,7 @@ def export_shards(
     source: Source,
     out: Path,
     job: StoredJob,
-    records: Mapping[tuple[str, str], Record],
+    records: Records,
 ) -> tuple[Counter[str], int, tuple[Path, ...]]:
     """Shards of all images of a source that have all their captions.
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from joycap_vllm.job.records import Record
-from joycap_vllm.outputs import Sidecars, Target
+from joycap_vllm.job.records import Records
+from joycap_vllm.outputs import Sidecars, Target, stem_of
 from joycap_vllm.sources import SourceImage, image_names, key_of
 
 _REMEMBERED = 1 << 20  # names of folders' sidecars that are kept at once
@@ -35,9 +34,7 @@ class Homes:
         records: What journals say: who was captioned keeps its sidecar.
     """
 
-    def __init__(
-        self, sidecars: Sidecars, root: Path, records: Mapping[tuple[str, str], Record]
-    ) -> None:
+    def __init__(self, sidecars: Sidecars, root: Path, records: Records) -> None:
         self._sidecars = sidecars
         self._root = root
         self._records = records
@@ -46,14 +43,14 @@ class Homes:
 
     def of(self, image: SourceImage) -> tuple[Target, str | None]:
         """An image's sidecars and, where it is not the file's own, their stem."""
-        path = image.path
-        if path is None:
+        if image.file is None:
             return self._of_key(image.key), None
-        folder, name = self._folder(path.parent), path.name
+        path, name = os.path.split(image.file)
+        folder, own = self._folder(path), stem_of(name)
         stem = folder.renamed.get(name)
-        if stem is None and not self._owns(folder, path.stem, name):
+        if stem is None and not self._owns(folder, own, name):
             stem = folder.renamed[name] = name
-        return self._sidecars.target(folder.place, stem or path.stem), stem
+        return self._sidecars.target(folder.place, stem or own), stem
 
     def _of_key(self, key: str) -> Target:
         """The sidecars of an image that is no file, by its whole key, which nobody shares."""
@@ -75,33 +72,33 @@ class Homes:
             for ending in self._sidecars.endings
         )
 
-    def _folder(self, path: Path) -> _Folder:
-        folder = self._folders.get(str(path))
+    def _folder(self, path: str) -> _Folder:
+        folder = self._folders.get(path)
         if folder is not None:
-            self._folders.move_to_end(str(path))
+            self._folders.move_to_end(path)
             return folder
-        names = image_names(path)
+        names = image_names(Path(path))
         stems = self._sidecars.stems(names, self._kept(path, names))
-        folder = _Folder(self._sidecars.place(path))
+        folder = _Folder(self._sidecars.place(Path(path)))
         for name, stem in stems.items():
             folder.owners.update((stem + ending, name) for ending in self._sidecars.endings)
-            if stem != Path(name).stem:
+            if stem != stem_of(name):
                 folder.renamed[name] = stem
-        self._folders[str(path)] = folder
+        self._folders[path] = folder
         self._held += len(folder.owners)
         while self._held > _REMEMBERED and len(self._folders) > 1:
             self._held -= len(self._folders.popitem(last=False)[1].owners)
         return folder
 
-    def _kept(self, path: Path, names: list[str]) -> dict[str, str]:
+    def _kept(self, path: str, names: list[str]) -> dict[str, str]:
         """Stems of those that were captioned before."""
         kept: dict[str, str] = {}
         if not self._records:
             return kept
         for name in names:
-            key = key_of(path / name, self._root)
+            key = key_of(Path(path, name), self._root)
             for prompt in self._sidecars.options.prompts:
-                record = self._records.get((key, prompt))
-                if record is not None:
-                    kept[name] = record.stem or Path(name).stem
+                row = self._records.find(key, prompt)
+                if row:
+                    kept[name] = self._records.record(row).stem or stem_of(name)
         return kept

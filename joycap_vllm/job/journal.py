@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import re
 import socket
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,16 @@ import orjson
 
 from joycap_vllm.captioner import Attempt, Outcome
 from joycap_vllm.errors import OutputError
+from joycap_vllm.fleet import Usage
 from joycap_vllm.images import Prepared
+from joycap_vllm.job.scan import VERSION
 
-_VERSION = 1
 _GROUP = 64
 _WAIT = 0.02  # seconds between two syncs that are not full
+_OPEN = os.O_RDWR | os.O_CLOEXEC
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+_Waiting = tuple[bytes, "asyncio.Future[None]"]  # a line, and who is told that it is synced
 
 
 def make_line(
@@ -52,8 +58,8 @@ def make_line(
         stem: The stem of its sidecars, where it is not the file's own.
         now: Seconds since 1970.
     """
-    record = {
-        "v": _VERSION,
+    record: dict[str, Any] = {
+        "v": VERSION,
         "key": key,
         "prompt": prompt,
         "fp": fingerprint,
@@ -64,7 +70,7 @@ def make_line(
         "attempts": [_attempt(attempt) for attempt in outcome.attempts],
         "finish": outcome.finish,
         "model": outcome.model,
-        "usage": asdict(outcome.usage),
+        "usage": _tokens(outcome.usage),
         "image": None if image is None else _facts(image),
         "t": now,
     }
@@ -85,6 +91,10 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     }
 
 
+def _tokens(usage: Usage) -> dict[str, int]:
+    return {"prompt": usage.prompt, "cached": usage.cached, "completion": usage.completion}
+
+
 def _facts(image: Prepared) -> dict[str, Any]:
     return {
         "width": image.width,
@@ -97,6 +107,9 @@ def _facts(image: Prepared) -> dict[str, Any]:
 class Journal:
     """This process's own file, locked as long as it is open; use it as an async context manager.
 
+    A thread of its own writes and syncs, so that what becomes of a task that waits for its record
+    changes nothing about the others'.
+
     Args:
         folder: The job's state folder; made if it is not there.
 
@@ -108,23 +121,22 @@ class Journal:
         self.folder = folder
         self._file, self.path = _own_file(folder)
         self._good = _cut_torn_tail(self._file)
-        self._pending: list[tuple[bytes, asyncio.Future[None]]] = []
-        self._flusher: asyncio.Task[None] | None = None
-        self._ready = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="joycap-journal")
+        self._torn = False  # whether the file may be longer than what is good of it
+        self._pending: list[_Waiting] = []
+        self._closing = False
+        self._news = threading.Condition()
 
     async def __aenter__(self) -> Journal:
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        threading.Thread(target=self._work, name="joycap-journal", daemon=True).start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        with contextlib.suppress(OutputError):
-            await self._flush()
-        if self._flusher is not None:
-            self._flusher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._flusher
-        self._thread.shutdown()
-        os.close(self._file)
+        with self._news:
+            self._closing = True
+            self._news.notify()
+        await self._ended
 
     def earlier_writer(self) -> Path | None:
         """The journal of a process that came before this one and is still at work, if any."""
@@ -141,56 +153,73 @@ class Journal:
         Raises:
             OutputError: The disk is full or broken; what was synced before is kept.
         """
-        synced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending.append((line, synced))
-        if len(self._pending) >= _GROUP:
-            self._ready.set()
-        if self._flusher is None or self._flusher.done():
-            self._flusher = asyncio.create_task(self._flush_soon())
-        await asyncio.shield(synced)
+        synced = self._loop.create_future()
+        with self._news:
+            if self._closing:
+                raise OutputError(f"the journal {self.path} is closed")
+            self._pending.append((line, synced))
+            if len(self._pending) in (1, _GROUP):
+                self._news.notify()
+        await synced
 
-    async def _flush_soon(self) -> None:
-        while self._pending:
-            self._ready.clear()
-            with contextlib.suppress(OutputError):
-                await self._flush()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ready.wait(), _WAIT)
+    def _work(self) -> None:
+        """What the thread does, until the journal is closed and nothing is left to write."""
+        quiet = 0.0  # the moment from which a record alone is worth a sync
+        while group := self._next_group(quiet):
+            error = self._write(b"".join(line for line, _ in group))
+            quiet = time.monotonic() + _WAIT
+            self._call(_settle, group, error)
+        os.close(self._file)
+        self._call(_settle, [(b"", self._ended)], None)
 
-    async def _flush(self) -> None:
-        group, self._pending = self._pending, []
-        if not group:
-            return
-        data = b"".join(line for line, _ in group)
-        loop = asyncio.get_running_loop()
+    def _next_group(self, quiet: float) -> list[_Waiting]:
+        with self._news:
+            self._news.wait_for(lambda: self._pending or self._closing)
+            self._news.wait_for(
+                lambda: len(self._pending) >= _GROUP or self._closing,
+                max(quiet - time.monotonic(), 0.0),
+            )
+            group, self._pending = self._pending, []
+        return group
+
+    def _call(self, *call: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # a loop that has ended waits for nothing
+            self._loop.call_soon_threadsafe(*call)
+
+    def _write(self, data: bytes) -> OutputError | None:
+        """Writes behind what is good; what stays of a write that fails is cut off, at the latest
+        before the next one."""
+        left, at = memoryview(data), self._good
         try:
-            await asyncio.shield(loop.run_in_executor(self._thread, self._write, data))
-        except OutputError as error:
-            for _, synced in group:
-                if not synced.done():
-                    synced.set_exception(error)
-                    synced.exception()
-            raise
-        for _, synced in group:
-            if not synced.done():
-                synced.set_result(None)
-
-    def _write(self, data: bytes) -> None:
-        left = memoryview(data)
-        try:
+            if self._torn:
+                os.ftruncate(self._file, self._good)
+            self._torn = True
             while left:
-                left = left[os.write(self._file, left) :]
+                written = os.pwrite(self._file, left, at)
+                left, at = left[written:], at + written
             os.fdatasync(self._file)
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, self._good)
-                os.lseek(self._file, self._good, os.SEEK_SET)
-            raise OutputError(
+                self._torn = False
+            return OutputError(
                 f"the journal {self.path} cannot be written: {error.strerror}; what it holds is "
                 "safe, and the same command goes on from there",
                 error.errno,
-            ) from error
-        self._good += len(data)
+            )
+        self._torn = False
+        self._good = at
+        return None
+
+
+def _settle(group: list[_Waiting], error: OutputError | None) -> None:
+    for _, synced in group:
+        if synced.done():  # whoever waited was cancelled
+            continue
+        if error is None:
+            synced.set_result(None)
+        else:
+            synced.set_exception(error)
 
 
 def _own_file(folder: Path) -> tuple[int, Path]:
@@ -199,19 +228,52 @@ def _own_file(folder: Path) -> tuple[int, Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(1, 10_000):
             path = folder / f"journal-{host}-{number}.jsonl"
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(file)
-                continue
-            return file, path
+            file = _taken(path)
+            if file is not None:
+                return file, path
     except OSError as error:
         raise OutputError(
             f"no journal can be kept in {folder}: {error.strerror}; --journal names another folder",
             error.errno,
         ) from error
     raise OutputError(f"too many journals in {folder}")
+
+
+def _taken(path: Path) -> int | None:
+    """The file, open and locked, or None where it is somebody else's.
+
+    Where the file system has no locks, nobody can tell whether a journal is still written to, so
+    only a new one will do.
+    """
+    try:
+        file, new = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o666), True
+    except FileExistsError:
+        try:
+            file, new = os.open(path, _OPEN), False
+        except PermissionError:
+            return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if not (new and error.errno in _NO_LOCKS):
+            os.close(file)
+            if error.errno in (errno.EWOULDBLOCK, *_NO_LOCKS):
+                return None
+            raise
+    if new:
+        _sync_folders(path)
+    return file
+
+
+def _sync_folders(path: Path) -> None:
+    """Makes a new file, and the folder that may be new too, outlast a power cut."""
+    for folder in (path.parent, path.parent.parent):
+        with contextlib.suppress(OSError):  # not every file system can
+            opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(opened)
+            finally:
+                os.close(opened)
 
 
 def _cut_torn_tail(file: int) -> int:
@@ -227,7 +289,7 @@ def _cut_torn_tail(file: int) -> int:
         end = start
     if end < size:
         os.ftruncate(file, end)
-    return os.lseek(file, end, os.SEEK_SET)
+    return end
 
 
 def _number(path: Path) -> tuple[int, str]:

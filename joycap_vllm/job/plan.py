@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import islice
 
 from joycap_vllm.job.homes import Homes
-from joycap_vllm.job.records import Record
+from joycap_vllm.job.records import Record, Records
 from joycap_vllm.job.settings import JobSettings
+from joycap_vllm.job.table import Seen
 from joycap_vllm.outputs import Sidecars, Target
 from joycap_vllm.prompts import Prompt
 from joycap_vllm.sources import SourceImage
 
-_SHOWN = 5
+_PAUSE = 1024  # images between two steps of nothing
+_NO_TARGET = Target({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +53,22 @@ class PlannedImage:
         """Tasks of this run."""
         return self.skipped + len({*self.done, *(prompt.name for prompt in self.todo)})
 
+    def settled(self) -> Counter[str]:
+        """Its tasks by outcome where nothing is asked."""
+        counts = Counter(record.outcome for record in self.done.values())
+        counts["ok"] += self.skipped
+        return counts
+
 
 @dataclass(slots=True)
-class Survey:
-    """What a look through all inputs found before anything is asked."""
+class Passed:
+    """Images that need nothing, counted together: their tasks by outcome, `skipped` among them."""
 
     images: int = 0
-    tasks: int = 0
-    todo: int = 0
-    renamed: int = 0
-    renamed_shown: list[str] = field(default_factory=list)
-    first: list[PlannedImage] = field(default_factory=list)
+    tasks: Counter[str] = field(default_factory=Counter)
 
-    def note_renamed(self, planned: PlannedImage, prompt: str) -> None:
-        """Counts an image whose sidecar takes the whole name, and keeps a few to show."""
-        self.renamed += 1
-        if len(self.renamed_shown) < _SHOWN:
-            sidecar = planned.target.files[prompt].name
-            self.renamed_shown.append(f"{planned.image.key} -> {sidecar}")
+
+Step = PlannedImage | Passed
 
 
 class Plan:
@@ -76,14 +77,20 @@ class Plan:
     Args:
         settings: The job.
         records: What the journals say.
+
+    Attributes:
+        sidecars: How captions are written beside images.
+        beside: Whether that is where this job writes them, as it goes.
+        repeated: Images left out so far since another one had their key.
     """
 
-    def __init__(self, settings: JobSettings, records: Mapping[tuple[str, str], Record]) -> None:
+    def __init__(self, settings: JobSettings, records: Records) -> None:
         self.settings = settings
+        self.repeated = 0
         replaces = settings.only is not None and settings.sidecars.existing in ("skip", "overwrite")
-        self.sidecars = Sidecars(
-            replace(settings.sidecars, existing="replace") if replaces else settings.sidecars
-        )
+        options = replace(settings.sidecars, existing="replace") if replaces else settings.sidecars
+        self.sidecars = Sidecars(options)
+        self.beside = settings.form == "txt"
         self._records = records
         self._homes = Homes(self.sidecars, settings.source.root, records)
         self._fingerprints = settings.fingerprints()
@@ -93,34 +100,96 @@ class Plan:
         """The same work with settings that change where it is asked, not what."""
         return Plan(settings, self._records)
 
-    def survey(self) -> Survey:
-        """Counts everything once, so that users know what will happen."""
-        found = Survey()
-        for planned in self.images(found):
-            found.images += 1
-            found.tasks += planned.tasks
-            found.todo += len(planned.todo)
-            if len(found.first) < _SHOWN:
-                found.first.append(planned)
-        return found
+    def steps(self) -> Iterator[Step]:
+        """What this run has to do: first what no journal tells of, then what one does, whose
+        pictures may have changed and whose sidecars may be gone; of those with nothing to do only
+        the number. Now and then comes a step of nothing, so that a long search can be left."""
+        told = yield from self._new()
+        if told:
+            yield from self._known()
 
-    def images(self, survey: Survey | None = None) -> Iterator[PlannedImage]:
-        """This run's images; notes renamed sidecars in `survey`."""
-        chosen = self._chosen(survey)
-        yield from chosen if self.settings.limit is None else islice(chosen, self.settings.limit)
+    def estimate(self) -> int | None:
+        """How many tasks this run has, about, before all inputs have been read."""
+        settings = self.settings
+        images = settings.source.count() if settings.only is None else None
+        if images is None:
+            return None
+        images = -(-images // settings.shard[1])
+        for most in (settings.limit, settings.sample):
+            images = images if most is None else min(images, most)
+        return images * len(settings.prompts)
 
-    def _chosen(self, survey: Survey | None) -> Iterator[PlannedImage]:
-        if self.settings.sample is not None and self._sample is None:
-            self._sample = self._draw(self.settings.sample)
-        for image, target, renamed in self.targets():
-            if not self._mine(image.key):
+    def _new(self) -> Generator[Step, None, int]:
+        told, seen = 0, Seen() if self.settings.source.may_repeat else None
+        for number, image in enumerate(self._mine()):
+            if number % _PAUSE == 0:
+                yield Passed()
+            if self._is_told(image.key):
+                told += 1
+            elif seen is not None and not seen.add(image.key):
+                self.repeated += 1
+            else:
+                yield from self._step(image)
+        return told
+
+    def _known(self) -> Iterator[Step]:
+        seen = Seen() if self.settings.source.may_repeat else None
+        for number, image in enumerate(self._mine()):
+            if number % _PAUSE == 0:
+                yield Passed()
+            if not self._is_told(image.key):
                 continue
-            planned = self._planned(image, target, renamed)
-            if self.settings.only is not None and not planned.tasks:
-                continue
-            if survey is not None and renamed is not None:
-                survey.note_renamed(planned, self.settings.prompts[0].name)
+            if seen is not None and not seen.add(image.key):
+                self.repeated += 1
+            else:
+                yield from self._step(image)
+
+    def _is_told(self, key: str) -> bool:
+        """Whether journals tell of all its tasks, as they are asked now."""
+        if not self._records or self.settings.only is not None:
+            return False
+        records = self._records
+        for name, fingerprint in self._fingerprints.items():
+            row = records.find(key, name)
+            if not row or records.fingerprint(row) != fingerprint:
+                return False
+            if self._is_asked_again(records.outcome(row), records.glitch(row)):
+                return False
+        return True
+
+    def _step(self, image: SourceImage) -> Iterator[Step]:
+        target, stem = self._homes.of(image) if self.beside else (_NO_TARGET, None)
+        planned = self._planned(image, target, stem)
+        if self.settings.only is not None and not planned.tasks:
+            return
+        if planned.todo or self._lacks_output(planned):
             yield planned
+        else:
+            yield Passed(1, planned.settled())
+
+    def _lacks_output(self, planned: PlannedImage) -> bool:
+        """Whether a caption that is known may have to be written."""
+        if not self.beside or self.settings.only is not None:
+            return False
+        recorded = {
+            name: record.at
+            for name, record in planned.done.items()
+            if handed_out(self.settings, record.outcome)
+        }
+        return not self.sidecars.stand(planned.target, recorded)
+
+    def _mine(self) -> Iterator[SourceImage]:
+        """The images that this run is about."""
+        settings = self.settings
+        if settings.sample is not None and self._sample is None:
+            self._sample = self._draw(settings.sample)
+        part, parts = settings.shard
+        images = settings.source.images()
+        if parts > 1:
+            images = (image for image in images if _hash(image.key) % parts == part - 1)
+        if self._sample is not None:
+            images = (image for image in images if image.key in self._sample)
+        return images if settings.limit is None else islice(images, settings.limit)
 
     def targets(self) -> Iterator[tuple[SourceImage, Target, str | None]]:
         """All images of the source with their sidecars and, where it is not their own, the stem."""
@@ -159,7 +228,7 @@ class Plan:
     def _is_taken(self, target: Target, prompt: Prompt, record: Record | None) -> bool:
         """Whether the sidecar says something that is to stay."""
         leaves = self.settings.sidecars.existing == "skip" and not self.settings.replace
-        if not leaves or not target.filled(prompt.name):
+        if not self.beside or not leaves or not target.filled(prompt.name):
             return False
         if self.settings.only is None or record is None:
             return True
@@ -178,20 +247,27 @@ class Plan:
             return False
         if record.fingerprint != self._fingerprints[prompt.name]:
             return False
-        again = self.settings.again
-        if "all" in again or record.outcome in again or record.glitch in again:
+        if self._is_asked_again(record.outcome, record.glitch):
             return False
         return record.outcome == "failed" or record.size in (None, image.size())
 
-    def _mine(self, key: str) -> bool:
-        part, parts = self.settings.shard
-        if parts > 1 and _hash(key) % parts != part - 1:
-            return False
-        return self._sample is None or key in self._sample
+    def _is_asked_again(self, outcome: str, glitch: str | None) -> bool:
+        again = self.settings.again
+        return bool(again) and ("all" in again or outcome in again or glitch in again)
 
     def _draw(self, count: int) -> frozenset[str]:
-        keys = (image.key for image in self.settings.source.images() if self._mine(image.key))
+        part, parts = self.settings.shard
+        keys = (
+            image.key
+            for image in self.settings.source.images()
+            if parts == 1 or _hash(image.key) % parts == part - 1
+        )
         return frozenset(heapq.nsmallest(count, keys, key=lambda key: _hash(f"sample {key}")))
+
+
+def handed_out(settings: JobSettings, outcome: str) -> bool:
+    """Whether users get the text of a task that ended so."""
+    return outcome == "ok" or (outcome == "glitched" and settings.on_glitch == "keep")
 
 
 def _hash(key: str) -> int:

@@ -32,6 +32,9 @@ class Piece(Protocol):
 
 P = TypeVar("P", bound=Piece)
 R = TypeVar("R")
+_KILLED = (
+    "a process that judged captions was killed, perhaps for its memory; fewer --workers need less"
+)
 
 
 def cores() -> int:
@@ -40,7 +43,12 @@ def cores() -> int:
 
 
 def in_order(
-    pieces: Iterable[P], work: Callable[[P], R], *, workers: int, home: str
+    pieces: Iterable[P],
+    work: Callable[[P], R],
+    *,
+    workers: int,
+    home: str,
+    killed: str = _KILLED,
 ) -> Generator[R]:
     """What `work` makes of each piece, in the order of the pieces.
 
@@ -51,6 +59,7 @@ def in_order(
         work: A function that can be sent to another process.
         workers: Processes; with 1 all is done here.
         home: The module of `work`, loaded once for all processes.
+        killed: What to say where a process was killed.
 
     Raises:
         JoycapError: A process was killed.
@@ -63,7 +72,10 @@ def in_order(
             break
     following = next(stream, None)
     if following is not None:
-        yield from _spread(chain([following], stream), work, _pool(workers, home), workers)
+        try:
+            yield from _spread(chain([following], stream), work, _pool(workers, home), workers)
+        except BrokenProcessPool as error:
+            raise JoycapError(killed) from error
 
 
 def _spread(
@@ -85,11 +97,6 @@ def _spread(
             held += piece.size
         for future, _ in waiting:
             yield future.result()
-    except BrokenProcessPool as error:
-        raise JoycapError(
-            "a process that judged captions was killed, perhaps for its memory; fewer --workers "
-            "need less"
-        ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

@@ -39,10 +39,12 @@ class Summary:
 
 
 class Progress:
-    """Counts as they grow; `total` is the number of tasks of the run, None until it is known."""
+    """Counts as they grow; `total` is the number of tasks of the run, None until it is known, and
+    about so many while `counting`."""
 
     def __init__(self) -> None:
         self.total: int | None = None
+        self.counting = False
         self.images = 0
         self.counts: Counter[str] = Counter()
         self.glitches: Counter[str] = Counter()

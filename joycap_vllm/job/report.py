@@ -6,9 +6,11 @@ import contextlib
 import math
 import re
 import sys
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ import orjson
 
 from joycap_vllm.errors import UsageError
 from joycap_vllm.job.records import read_file, state_folder
+from joycap_vllm.job.table import Table, digest_of
 from joycap_vllm.job.timeline import Counts, Latencies, Timeline
 
 _MOST_TOKENS = 1 << 32  # of one task; what is more is no count
@@ -164,8 +167,12 @@ class _Reading:
 
     def __init__(self) -> None:
         self.report = Report()
-        # Of a task without trouble only its moment is kept: there may be millions of them.
-        self._latest: dict[str, dict[str, float | Troubled]] = {}
+        # Of a task without trouble only a row of numbers is kept: there may be millions of them.
+        self._tasks = Table()
+        self._moments = array("d", [0.0])
+        self._asked = array("I", [0])  # each task's prompt, by its number
+        self._prompts: dict[str, int] = {}
+        self._troubled: dict[int, Troubled] = {}
 
     def read(self, journal: Path) -> None:
         for data, offset, length in read_file(journal, self._damaged):
@@ -173,16 +180,18 @@ class _Reading:
 
     def finish(self) -> Report:
         report = self.report
-        for prompt, tasks in self._latest.items():
-            counts = report.prompts[prompt]
-            for task in tasks.values():
-                if isinstance(task, float):
-                    counts.outcomes["ok"] += 1
-                    continue
-                counts.outcomes[task.outcome] += 1
-                report.troubled.append(task)
-                if task.outcome == "failed":
-                    report.reasons[task.reason] += 1
+        tasks = Counter(islice(self._asked, 1, None))
+        for prompt, number in self._prompts.items():
+            report.prompts[prompt].outcomes["ok"] = tasks[number]
+        for task in self._troubled.values():
+            outcomes = report.prompts[task.prompt].outcomes
+            outcomes["ok"] -= 1
+            outcomes[task.outcome] += 1
+            report.troubled.append(task)
+            if task.outcome == "failed":
+                report.reasons[task.reason] += 1
+        for counts in report.prompts.values():
+            counts.outcomes = +counts.outcomes
         report.troubled.sort(key=lambda t: (t.outcome == "ok", -t.requests, t.key, t.prompt))
         return report
 
@@ -207,16 +216,20 @@ class _Reading:
             self.report.tokens[name] += sum(_tokens(one.get(name)) for one in usage)
         if data.get("model"):
             self.report.models[sys.intern(str(data["model"]))] += 1
-        tasks = self._latest.setdefault(prompt, {})
-        old = tasks.get(data["key"])
-        if old is not None and at < (old if isinstance(old, float) else old.at):
+        row = self._tasks.add(digest_of(data["key"], prompt))
+        if not row:
+            row = len(self._moments)
+            self._moments.append(at)
+            self._asked.append(self._prompts.setdefault(prompt, len(self._prompts)))
+        elif at < self._moments[row]:
             return
+        self._moments[row] = at
+        self._troubled.pop(row, None)
         if outcome == "ok" and len(attempts) < 2:
-            tasks[data["key"]] = at
             return
         glitch = sys.intern(str(data["glitch"])) if data.get("glitch") else None
         reason = self._reason(str(data.get("why") or "")) if outcome == "failed" else ""
-        tasks[data["key"]] = Troubled(
+        self._troubled[row] = Troubled(
             data["key"], prompt, outcome, glitch, len(attempts), reason, at, journal, offset, length
         )
 

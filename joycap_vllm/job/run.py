@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import shlex
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Protocol
 
 from joycap_vllm.captioner import Attempt, Captioner, Outcome
 from joycap_vllm.errors import ImageError, JoycapError, NoEndpointError
 from joycap_vllm.images import Prepared
+from joycap_vllm.job.agenda import Agenda
+from joycap_vllm.job.filling import values_for
 from joycap_vllm.job.journal import Journal, make_line
-from joycap_vllm.job.plan import Plan, PlannedImage
+from joycap_vllm.job.plan import Plan, PlannedImage, handed_out
 from joycap_vllm.job.progress import Progress
 from joycap_vllm.job.records import Record
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.job.stop import Stop
 from joycap_vllm.job.trouble import Trouble
-from joycap_vllm.job.writing import handed_out, write_captions
-from joycap_vllm.prompts import Prompt, ask, variables_of
-from joycap_vllm.sources import SourceImage
+from joycap_vllm.job.writing import write_captions
+from joycap_vllm.prompts import Prompt, ask
 
 _GRACE = 0.5  # seconds
-_CHUNK = 64  # images taken from the plan at once, off the event loop
 
 
 class Watcher(Protocol):
@@ -37,6 +35,7 @@ class Watcher(Protocol):
 
 async def run_job(
     plan: Plan,
+    agenda: Agenda,
     journal: Journal,
     progress: Progress,
     *,
@@ -48,7 +47,8 @@ async def run_job(
     """Runs what the plan has left to do; `progress` tells all about it afterwards.
 
     Args:
-        plan: The tasks.
+        plan: How each image is asked and written.
+        agenda: What is to do.
         journal: Where outcomes go.
         progress: Counts, filled in.
         stop: Asked once, no new image is begun; asked twice, what is in flight is dropped.
@@ -67,7 +67,7 @@ async def run_job(
         progress.start()
         for notice in captioner.notices:
             say(notice)
-        job = _Run(plan, progress, captioner, journal)
+        job = _Run(plan, agenda, progress, captioner, journal)
         captioner.on_answer = job.on_answer
         ticker = asyncio.create_task(_tick(job, stop, watch))
         work = asyncio.create_task(job.feed(stop))
@@ -98,12 +98,14 @@ class _Run:
     def __init__(
         self,
         plan: Plan,
+        agenda: Agenda,
         progress: Progress,
         captioner: Captioner,
         journal: Journal,
     ) -> None:
         self.progress = progress
         self._plan = plan
+        self._agenda = agenda
         self._settings: JobSettings = plan.settings
         self._fingerprints = plan.settings.fingerprints()
         self._captioner = captioner
@@ -127,11 +129,10 @@ class _Run:
 
     async def feed(self, stop: Stop) -> None:
         """Begins images while there is room, until the plan's end or a reason to stop."""
-        images = self._plan.images()
         try:
             while not stop.asked and self._broken is None:
-                chunk = await asyncio.to_thread(_take, images)
-                if not chunk:
+                chunk = await self._agenda.take()
+                if not chunk and self._agenda.ended:
                     break
                 for planned in chunk:
                     await self._wait_for_room(stop)
@@ -268,22 +269,9 @@ class _Run:
 
     def _texts(self, planned: PlannedImage, prompts: list[Prompt]) -> dict[str, str]:
         return {
-            prompt.name: ask(prompt, planned.image.key, self._values(planned, prompt))
+            prompt.name: ask(prompt, planned.image.key, values_for(planned, prompt))
             for prompt in prompts
         }
-
-    def _values(self, planned: PlannedImage, prompt: Prompt) -> dict[str, str]:
-        if not prompt.template:
-            return {}
-        texts = [prompt.text, *(choice.text for choice in prompt.choices)]
-        wanted = {name for text in texts for name in variables_of(text)}
-        folder, _, name = planned.image.key.rpartition("/")
-        values = {"stem": Path(name).stem, "directory": folder.rpartition("/")[2]}
-        if wanted & {"caption", "tags"}:
-            sidecar = planned.target.files[self._settings.prompts[0].name]
-            values["caption"] = _text_of(sidecar)
-            values["tags"] = _tags_beside(planned.image) or values["caption"]
-        return values
 
     async def _write(
         self, planned: PlannedImage, done: dict[str, Record], outcomes: dict[str, Outcome]
@@ -318,18 +306,3 @@ def _first_cause(error: BaseException) -> JoycapError:
     if isinstance(error, JoycapError):
         return error
     return JoycapError(f"this is a fault of joycap itself: {error!r}")
-
-
-def _take(images: Iterator[PlannedImage]) -> list[PlannedImage]:
-    return list(itertools.islice(images, _CHUNK))
-
-
-def _tags_beside(image: SourceImage) -> str:
-    return "" if image.path is None else _text_of(image.path.with_suffix(".tags"))
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

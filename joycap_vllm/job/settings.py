@@ -13,7 +13,7 @@ import orjson
 from joycap_vllm.captioner import DEFAULT_URL, CaptionerOptions
 from joycap_vllm.errors import SettingsChangedError, UsageError
 from joycap_vllm.images import RECIPE
-from joycap_vllm.job.stored import JOB_FILE, StoredJob
+from joycap_vllm.job.stored import JOB_FILE, Form, StoredJob
 from joycap_vllm.job.trouble import USUAL_MOST
 from joycap_vllm.outputs import SidecarOptions, write_atomically
 from joycap_vllm.prompts import Prompt
@@ -31,6 +31,8 @@ class JobSettings:
         prompts: What is asked of each; their names differ.
         sidecars: Where captions go.
         state: Folder of the journal.
+        form: The form of the output; all but `txt` are made from the journal at the job's end.
+        out: The file or folder of an output that is no sidecars.
         urls: The fleet.
         captioner: How images are captioned.
         on_glitch: What becomes of the best text when attempts are used up.
@@ -52,6 +54,8 @@ class JobSettings:
     prompts: tuple[Prompt, ...]
     sidecars: SidecarOptions
     state: Path
+    form: Form = "txt"
+    out: Path | None = None
     urls: tuple[str, ...] = (DEFAULT_URL,)
     captioner: CaptionerOptions = field(default_factory=CaptionerOptions)
     on_glitch: Literal["skip", "keep"] = "skip"
@@ -79,7 +83,15 @@ class JobSettings:
     def stored(self) -> StoredJob:
         """What it takes to ask again."""
         inputs = tuple(escaped_text(text) for text in self.source.inputs)
-        return StoredJob(self.state, self.prompts, self.sidecars, self.on_glitch, inputs)
+        return StoredJob(
+            self.state,
+            self.prompts,
+            self.sidecars,
+            self.on_glitch,
+            inputs,
+            self.form,
+            self.out,
+        )
 
     def lasting(self) -> dict[str, Any]:
         """The settings that all runs of one job must share, as plain data."""

@@ -17,6 +17,7 @@ from joycap_vllm.prompts import Prompt
 from joycap_vllm.sources import escaped, unescaped
 
 JOB_FILE = "job.json"
+Form = Literal["txt", "jsonl", "parquet", "tar", "kohya", "imagefolder", "finetune"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class StoredJob:
         sidecars: Where captions go; its root is the folder that keys are relative to.
         on_glitch: What becomes of the best text when attempts are used up.
         inputs: What its last run read, as `escaped_text` writes it.
+        form: The form of its output.
+        out: The file or folder of an output that is no sidecars.
     """
 
     state: Path
@@ -36,6 +39,8 @@ class StoredJob:
     sidecars: SidecarOptions
     on_glitch: Literal["skip", "keep"] = "skip"
     inputs: tuple[str, ...] = ()
+    form: Form = "txt"
+    out: Path | None = None
 
     def entry(self) -> dict[str, Any]:
         """Plain data for `job.json`; folders that may move together with the state folder, since

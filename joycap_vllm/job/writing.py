@@ -5,24 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from joycap_vllm.errors import OutputError
-from joycap_vllm.job.plan import Plan, PlannedImage
+from joycap_vllm.job.plan import Plan, PlannedImage, handed_out
 from joycap_vllm.job.progress import Progress
 from joycap_vllm.job.records import Record
-from joycap_vllm.job.settings import JobSettings
-
-
-def mend_outputs(plan: Plan, progress: Progress) -> None:
-    """Counts a job in which nothing is left to ask, and writes sidecars that are missing.
-
-    Raises:
-        OutputError: The disk is full or broken.
-    """
-    for planned in plan.images():
-        progress.images += 1
-        progress.add_earlier("ok", planned.skipped)
-        for record in planned.done.values():
-            progress.add_earlier(record.outcome)
-        write_captions(plan, planned, planned.done, {}, progress)
 
 
 def write_captions(
@@ -32,6 +17,8 @@ def write_captions(
     fresh: Mapping[str, str],
     progress: Progress,
 ) -> None:
+    if not plan.beside:
+        return
     if plan.settings.only is not None:
         earlier = {**planned.beside, **earlier} if fresh else {}
     kept = {n: r for n, r in earlier.items() if handed_out(plan.settings, r.outcome)}
@@ -72,7 +59,3 @@ def _replaced(plan: Plan, planned: PlannedImage, captions: Iterable[str]) -> dic
     if settings.sidecars.together and len(added) < len(before):
         added = {}  # such a file waits until all of its captions are there
     return dict.fromkeys(before, "") | added if settings.replace else added
-
-
-def handed_out(settings: JobSettings, outcome: str) -> bool:
-    return outcome == "ok" or (outcome == "glitched" and settings.on_glitch == "keep")

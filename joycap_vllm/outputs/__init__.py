@@ -10,7 +10,7 @@ from joycap_vllm.outputs.rows import (
     jsonl_writer,
     kohya_writer,
 )
-from joycap_vllm.outputs.sidecars import SidecarOptions, Sidecars, Target, assign_stems
+from joycap_vllm.outputs.sidecars import SidecarOptions, Sidecars, Target, assign_stems, stem_of
 from joycap_vllm.outputs.tags import TagOptions, polish_tags, read_tags
 from joycap_vllm.outputs.tar import Shards, has_all, mirror_shard, sample_name
 from joycap_vllm.outputs.text import Dressing, dress, one_line, undress
@@ -41,6 +41,7 @@ __all__ = [
     "read_tags",
     "replacing",
     "sample_name",
+    "stem_of",
     "strip_lead_in",
     "undress",
     "write_atomically",

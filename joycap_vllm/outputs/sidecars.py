@@ -64,6 +64,12 @@ class Target:
             return False
 
 
+def stem_of(name: str) -> str:
+    """A file's name without its extension, as `Path.stem`, but quick."""
+    dot = name.rfind(".")
+    return name[:dot] if 0 < dot < len(name) - 1 else name
+
+
 def assign_stems(
     names: Iterable[str], endings: Sequence[str], kept: Mapping[str, str] | None = None
 ) -> dict[str, str]:
@@ -81,9 +87,9 @@ def assign_stems(
     taken: set[str] = set()
     stems: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (name not in kept, name)):
-        stem = kept.get(name, Path(name).stem)
+        stem = kept.get(name) or stem_of(name)
         while any(stem + ending in taken for ending in endings):
-            stem = name if stem == Path(name).stem else f"{stem}_"
+            stem = name if stem == stem_of(name) else f"{stem}_"
         taken.update(stem + ending for ending in endings)
         stems[name] = stem
     return stems
@@ -184,7 +190,14 @@ class Sidecars:
         except OutputError:
             return False
 
-    def _by_file(self, target: Target, dressed: Mapping[str, str]) -> dict[Path, list[str]]:
+    def stand(self, target: Target, recorded: Mapping[str, float]) -> bool:
+        """Whether nothing has to be written of captions recorded at these moments, by prompt."""
+        return all(
+            self._stands(path, max(recorded[prompt] for prompt in prompts))
+            for path, prompts in self._by_file(target, recorded).items()
+        )
+
+    def _by_file(self, target: Target, dressed: Mapping[str, object]) -> dict[Path, list[str]]:
         wanted = self.options.prompts
         if self.options.together:
             complete = all(prompt in dressed for prompt in wanted)

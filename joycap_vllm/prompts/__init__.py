@@ -3,9 +3,10 @@
 from joycap_vllm.prompts.build import build_prompt, custom_prompt, dual_prompts, legacy_prompt
 from joycap_vllm.prompts.prompt import Choice, Prompt, Sampling, Style
 from joycap_vllm.prompts.table import CaptionType, ExtraOption, PromptTable, load_table
-from joycap_vllm.prompts.template import ask, harmless, load_prompt_file, variables_of
+from joycap_vllm.prompts.template import VARIABLES, ask, harmless, load_prompt_file, variables_of
 
 __all__ = [
+    "VARIABLES",
     "CaptionType",
     "Choice",
     "ExtraOption",

@@ -14,13 +14,14 @@ from joycap_vllm.errors import UsageError
 from joycap_vllm.prompts.prompt import Choice, Prompt
 
 VARIABLES = ("tags", "directory", "stem", "caption")
-_VARIABLE = re.compile(r"\{(" + "|".join(VARIABLES) + r")\}")
+_VARIABLE = re.compile(r"\{([^\W\d][\w .-]{0,63})\}")
 _SPECIAL = re.compile(r"<\|([^|<>]{0,64})\|>")
 _PLACEHOLDER = re.compile(r"<(/?)(image|s)>", re.IGNORECASE)
 
 
 def variables_of(text: str) -> tuple[str, ...]:
-    """The variables that `text` uses, each once, in order; any other brace is just a brace."""
+    """The names in braces in `text`, each once, in order: `VARIABLES`, or columns of the images'
+    rows. What is neither, for an image, stays as it stands."""
     return tuple(dict.fromkeys(_VARIABLE.findall(text)))
 
 
@@ -41,12 +42,19 @@ def ask(prompt: Prompt, key: str, values: Mapping[str, str]) -> str:
     Args:
         prompt: The prompt.
         key: The image's key; the same key always draws the same choice.
-        values: What each variable becomes; a missing one becomes nothing.
+        values: What each variable becomes; of those missing here `VARIABLES` become nothing, and
+            others stay as they stand.
     """
     text = _drawn(prompt.choices, key) if prompt.choices else prompt.text
     if not prompt.template:
         return text
-    return _VARIABLE.sub(lambda match: harmless(values.get(match.group(1), "")), text)
+
+    def filled(match: re.Match[str]) -> str:
+        name = match.group(1)
+        value = values.get(name, "" if name in VARIABLES else None)
+        return match.group() if value is None else harmless(value)
+
+    return _VARIABLE.sub(filled, text)
 
 
 def _drawn(choices: Sequence[Choice], key: str) -> str:

@@ -51,6 +51,17 @@ class SourceImage(NamedTuple):
         """Its file, where it is one of this machine."""
         return self.place.path
 
+    @property
+    def file(self) -> str | None:
+        """As `path`, but quick: it is asked for millions of them."""
+        place = self.place
+        return place.name if type(place) is FilePlace else None
+
+    @property
+    def held(self) -> int:
+        """Bytes of it that are in memory already."""
+        return getattr(self.place, "held", 0)
+
     def size(self) -> int | None:
         """Bytes of it, where they can be told without fetching it."""
         return self.place.size()

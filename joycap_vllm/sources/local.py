@@ -117,7 +117,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def is_image(name: str) -> bool:
     """Whether a file of this name is an image to caption: no hidden one, and no mask."""
-    path = Path(name)
-    if path.suffix.lower() not in IMAGE_SUFFIXES or name.startswith("."):
+    if name[0] == ".":
         return False
-    return not path.stem.endswith(MASK_ENDINGS)
+    stem, dot, suffix = name.rpartition(".")
+    return f"{dot}{suffix}".lower() in IMAGE_SUFFIXES and not stem.endswith(MASK_ENDINGS)

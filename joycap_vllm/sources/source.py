@@ -56,6 +56,11 @@ class Source:
         return len(self.parts) > 1 or any(part.may_repeat for part in self.parts)
 
     @property
+    def is_files(self) -> bool:
+        """Whether all images are files whose keys are their paths."""
+        return all(isinstance(part, LocalFiles) for part in self.parts)
+
+    @property
     def unreadable(self) -> dict[Path, str]:
         """What could not be read so far, and why."""
         return {path: why for part in self.parts for path, why in part.unreadable.items()}

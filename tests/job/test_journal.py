@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
+import resource
 from pathlib import Path
 
 import orjson
@@ -165,6 +167,150 @@ async def test_a_full_disk_raises_and_keeps_what_was_synced(
 
     assert caught.value.stops_all
     assert set(read_records(tmp_path)) == {("a", "d"), ("c", "d")}
+
+
+async def test_what_a_failed_write_left_is_gone_before_the_next_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Journal(tmp_path) as journal:
+        await journal.append(line("a"))
+        really = os.pwrite
+
+        def torn(file: int, data: bytes, at: int) -> int:
+            if at > journal_size:
+                raise OSError(errno.EIO, "Input/output error")
+            return really(file, data[:50], at)
+
+        def broken(file: int, length: int) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        journal_size = journal.path.stat().st_size
+        monkeypatch.setattr(os, "pwrite", torn)
+        monkeypatch.setattr(os, "ftruncate", broken)
+        with pytest.raises(OutputError, match="Input/output"):
+            await journal.append(line("b"))
+        with pytest.raises(OutputError, match="Input/output"):
+            await journal.append(line("b"))
+        assert journal.path.stat().st_size == journal_size + 50
+        monkeypatch.undo()
+        await journal.append(line("c"))
+
+    assert journal.path.read_bytes() == line("a") + line("c")
+
+
+async def test_a_full_file_system_leaves_whole_records_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real call fails in the middle of a record, as where a quota ends."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with Journal(tmp_path) as journal:
+        await journal.append(line("a"))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(line("a")) + 100, before[1]))
+        try:
+            with pytest.raises(OutputError, match="File too large"):
+                await journal.append(line("b"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert journal.path.read_bytes() == line("a")
+        await journal.append(line("c"))
+
+    assert journal.path.read_bytes() == line("a") + line("c")
+
+
+async def test_short_writes_are_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: really(file, data[:7], at))
+    await write(tmp_path, line("a"), line("b"))
+
+    assert set(read_records(tmp_path)) == {("a", "d"), ("b", "d")}
+
+
+async def test_closing_writes_what_waits(tmp_path: Path) -> None:
+    async with Journal(tmp_path) as journal:
+        waiting = [asyncio.create_task(journal.append(line(str(n)))) for n in range(10)]
+        await asyncio.sleep(0)
+    await asyncio.gather(*waiting)
+
+    assert len(read_records(tmp_path)) == 10
+    with pytest.raises(OutputError, match="is closed"):
+        await journal.append(line("late"))
+
+
+async def test_who_stops_waiting_takes_no_record_of_others_along(tmp_path: Path) -> None:
+    async with Journal(tmp_path) as journal:
+        waiting = [asyncio.create_task(journal.append(line(str(n)))) for n in range(10)]
+        await asyncio.sleep(0)
+        waiting[3].cancel()
+        done = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert [type(one) for one in done].count(type(None)) == 9
+    assert len(read_records(tmp_path)) >= 9
+
+
+async def test_the_torn_tail_of_a_journal_at_work_is_left_alone(tmp_path: Path) -> None:
+    async with Journal(tmp_path) as busy:
+        with busy.path.open("ab") as file:
+            file.write(b'{"v":1,')
+        async with Journal(tmp_path) as other:
+            await other.append(line("a"))
+
+        assert busy.path.read_bytes() == b'{"v":1,'
+    assert other.path != busy.path
+
+
+async def test_without_locks_every_run_takes_a_new_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(file: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    await write(tmp_path, line("a"))
+    await write(tmp_path, line("b"))
+    async with Journal(tmp_path) as third:
+        assert third.earlier_writer() is None
+
+    assert len(list(tmp_path.glob("journal-*.jsonl"))) == 3
+    assert set(read_records(tmp_path)) == {("a", "d"), ("b", "d")}
+
+
+async def test_a_journal_of_another_user_is_left_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(tmp_path, line("a"))
+    (theirs,) = tmp_path.glob("journal-*.jsonl")
+    really = os.open
+
+    def guarded(path: Path, flags: int, *mode: int) -> int:
+        if path == theirs and not flags & os.O_EXCL:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return really(path, flags, *mode)
+
+    with monkeypatch.context() as patch:  # root, as in containers, may open everything
+        patch.setattr(os, "open", guarded)
+        await write(tmp_path, line("b"))
+
+    assert theirs.read_bytes() == line("a")
+    assert set(read_records(tmp_path)) == {("a", "d"), ("b", "d")}
+
+
+async def test_a_new_journal_outlasts_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    really = os.fsync
+
+    def noted(file: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{file}").readlink())
+        really(file)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    await write(tmp_path / "out" / ".joycap", line("a"))
+    await write(tmp_path / "out" / ".joycap", line("b"))
+
+    assert synced == [tmp_path / "out" / ".joycap", tmp_path / "out"]
 
 
 def test_the_journal_lives_beside_the_images_or_in_the_state_folder(tmp_path: Path) -> None:
