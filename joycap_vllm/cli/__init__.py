@@ -11,8 +11,10 @@ from typing import Annotated
 import typer
 
 from joycap_vllm import __version__, errors
+from joycap_vllm.cli.batch import app as batch
 from joycap_vllm.cli.caption import caption
 from joycap_vllm.cli.doctor import doctor
+from joycap_vllm.cli.export import export
 from joycap_vllm.cli.gateway import gateway
 from joycap_vllm.cli.lint import lint
 from joycap_vllm.cli.prompts import prompts
@@ -47,6 +49,8 @@ app.command("lint")(lint)
 app.command("retry")(retry)
 app.command("report")(report)
 app.command("status")(status)
+app.command("export")(export)
+app.add_typer(batch, name="batch")
 app.command("doctor")(doctor)
 app.command("gateway")(gateway)
 

@@ -1,6 +1,6 @@
 """The endpoints of a job: what they are, how much each can take, where a request goes."""
 
-from joycap_vllm.fleet.answer import Answer, Usage
+from joycap_vllm.fleet.answer import Answer, Usage, read_answer
 from joycap_vllm.fleet.body import request_body
 from joycap_vllm.fleet.endpoint import Abilities, Endpoint, normal_url
 from joycap_vllm.fleet.fleet import Fleet, FleetOptions, Reply
@@ -22,6 +22,7 @@ __all__ = [
     "normal_url",
     "prove",
     "prove_endpoint",
+    "read_answer",
     "request_body",
     "require",
 ]

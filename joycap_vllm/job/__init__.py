@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __all__ = [
     "Agenda",
     "Chosen",
+    "Exported",
     "Figures",
     "JobSettings",
     "Journal",
@@ -29,7 +30,10 @@ __all__ = [
     "ask_again",
     "check_settings",
     "choose",
+    "export_batch",
+    "export_job",
     "find_state",
+    "import_batch",
     "job_folder",
     "line_of",
     "load_job",
@@ -48,6 +52,7 @@ _HOMES = {
     "Agenda": "agenda",
     "Chosen": "again",
     "Figures": "figures",
+    "Exported": "export",
     "JobSettings": "settings",
     "Journal": "journal",
     "Plan": "plan",
@@ -66,6 +71,9 @@ _HOMES = {
     "check_settings": "settings",
     "choose": "again",
     "find_state": "standing",
+    "export_batch": "batch",
+    "export_job": "export",
+    "import_batch": "batch_results",
     "job_folder": "again",
     "line_of": "telling",
     "load_job": "stored",
@@ -83,6 +91,9 @@ _HOMES = {
 if TYPE_CHECKING:
     from joycap_vllm.job.again import Chosen, ask_again, choose, job_folder
     from joycap_vllm.job.agenda import Agenda, Survey
+    from joycap_vllm.job.batch import export_batch
+    from joycap_vllm.job.batch_results import import_batch
+    from joycap_vllm.job.export import Exported, export_job
     from joycap_vllm.job.figures import Figures
     from joycap_vllm.job.filling import unknown_names
     from joycap_vllm.job.journal import Journal

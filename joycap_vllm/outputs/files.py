@@ -1,4 +1,4 @@
-"""The one way in which files are written."""
+"""The one way in which files are written: whole, or not at all."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import fcntl
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
+from typing import BinaryIO
 
 from joycap_vllm.errors import OutputError
+
+_BUFFER = 1 << 20  # bytes
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -23,14 +27,30 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OutputError: The disk is full, or the folder cannot be written.
     """
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` at the end of the block, as `write_atomically` does;
+    on an error in the block nothing is left of it. Folders that are missing are made.
+
+    Raises:
+        OutputError: The disk is full, the folder cannot be written, or something that is no
+            regular file has this name.
+    """
     try:
         path = path.resolve() if path.is_symlink() else path
+        if path.exists() and not path.is_file():
+            raise OutputError(f"{path} cannot be written: it is there, and no regular file")
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = _temporary(path)
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb", _BUFFER) as file:
             try:
                 _take_after(path, descriptor)
                 file.truncate()
-                file.write(data)
+                yield file
                 file.flush()
                 os.fdatasync(descriptor)
                 temporary.replace(path)

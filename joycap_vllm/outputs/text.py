@@ -47,6 +47,8 @@ def one_line(text: str) -> str:
     kohya reads only a caption file's first line; OneTrainer and SimpleTuner take each line as a
     caption of its own.
     """
+    if text.isprintable():  # nearly always, and much sooner told than searched
+        return text.strip()
     line = re.sub(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", text)
     return _CONTROL.sub("", line).strip()
 

@@ -1,0 +1,128 @@
+"""Shards of a job: those that it read with captions added, or new ones."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from joycap_vllm.errors import ImageError, OutputError, UsageError
+from joycap_vllm.job.captions import Captions
+from joycap_vllm.job.homes import Homes
+from joycap_vllm.job.records import Records
+from joycap_vllm.job.stored import StoredJob
+from joycap_vllm.outputs import (
+    NO_CAPTION,
+    CaptionedImage,
+    Shards,
+    Sidecars,
+    has_all,
+    mirror_shard,
+    sample_name,
+)
+from joycap_vllm.sources import IMAGE_SUFFIXES, Source, SourceImage
+
+UNREADABLE = "an image that cannot be read any more"
+_NAMES = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2", "MPO": "jpg"}  # Pillow's, where odd
+
+
+def export_shards(
+    captions: Captions,
+    source: Source,
+    out: Path,
+    job: StoredJob,
+    records: Records,
+) -> tuple[Counter[str], int, tuple[Path, ...]]:
+    """Shards of all images of a source that have all their captions.
+
+    Returns:
+        Images by why they are left out, and by nothing those that are not; captions; the shards.
+
+    Raises:
+        UsageError: A shard of the source would be overwritten.
+        OutputError: The disk is full or broken, or a new shard cannot be written.
+    """
+    prompts = tuple(prompt.name for prompt in job.prompts)
+    counts: Counter[str] = Counter()
+    files: list[Path] = []
+    homes = Homes(Sidecars(job.sidecars), source.root, records)
+    with Shards(out, prompts) as shards:
+        for part in source.parts:
+            if shards_of(part):
+                files += _mirrored(part, captions, out, prompts, counts)
+                continue
+            for image in part.images():
+                found = captions.of(image.key, image.path)
+                counts[_added(shards, homes, image, found, prompts)] += 1
+    return counts, counts[""] * len(prompts), (*files, *shards.files)
+
+
+def shards_of(part: Any) -> tuple[str, ...]:
+    """The shards that a part of a source reads; none where it reads something else."""
+    return getattr(part, "shards", ())
+
+
+def _mirrored(
+    part: Any, captions: Captions, out: Path, prompts: tuple[str, ...], counts: Counter[str]
+) -> list[Path]:
+    """The shards of a part with captions added; one that is damaged is left out alone."""
+    sources: Any = import_module("joycap_vllm.sources")
+    files: list[Path] = []
+    for shard, name in zip(part.shards, part.names, strict=True):
+        path = out.joinpath(*(p for p in re.split(r"[/\0]+", name) if p not in ("", ".", "..")))
+        if Path(shard).exists() and path.resolve() == Path(shard).resolve():
+            raise UsageError(f"{shard} would be overwritten: name another folder with --out")
+
+        def key_of(member: str, name: str = name) -> tuple[str, str] | None:
+            key, extension = sources.shard_key(name, member)
+            return (key, extension) if extension else None
+
+        try:
+            with sources.open_shard(shard, part.rules) as stream:
+                counts += mirror_shard(stream, path, key_of, captions.of, prompts)
+        except OSError as error:
+            counts[f"the shard {shard} cannot be read: {error.strerror or error}"] += 1
+        except OutputError as error:
+            if error.stops_all:
+                raise
+            counts[str(error)] += 1
+        else:
+            files.append(path)
+    return files
+
+
+def _added(
+    shards: Shards,
+    homes: Homes,
+    image: SourceImage,
+    found: CaptionedImage | None,
+    prompts: tuple[str, ...],
+) -> str:
+    if found is None or not has_all(found, prompts):
+        return NO_CAPTION
+    try:
+        data = image.read()
+    except ImageError:
+        return UNREADABLE
+    stem = None
+    if image.path is not None:
+        stem = homes.of(image)[1] or image.path.stem
+    shards.add(found, sample_name(image.key, stem), _extension(image.key, data), data)
+    return ""
+
+
+def _extension(key: str, data: bytes) -> str:
+    suffix = Path(key).suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return suffix[1:]
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            known = picture.format or "bin"
+    except Exception:  # a decoder may raise anything at all
+        known = "bin"
+    return _NAMES.get(known, known.lower())
