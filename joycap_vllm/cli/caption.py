@@ -42,7 +42,9 @@ Inputs = Annotated[
     list[str],
     typer.Argument(
         metavar="INPUT...",
-        help="Folders (recursive), image files, globs, or .txt lists of paths.",
+        help="Folders (recursive), image files, globs, .txt lists, .jsonl or .parquet manifests "
+        "(columns path, url or image), WebDataset shards ({000..099}.tar), hf:// datasets, and "
+        "s3:// or other URLs of these.",
         show_default=False,
     ),
 ]
@@ -159,12 +161,20 @@ Out = Annotated[
     typer.Option(
         envvar="JOYCAP_OUT",
         rich_help_panel=OUT,
-        help="Folder of a mirrored tree. [default: beside each image]",
+        help="txt: folder of a mirrored tree [default: beside each image]. Else a file, or a "
+        "folder [default: captions.jsonl and so on, in the folder of the images].",
+        show_default=False,
     ),
 ]
 Form = Annotated[
-    Literal["txt"],
-    typer.Option("--format", envvar="JOYCAP_FORMAT", rich_help_panel=OUT, help="Sidecars."),
+    Literal["txt", "jsonl", "parquet", "tar", "kohya", "imagefolder", "finetune"],
+    typer.Option(
+        "--format",
+        envvar="JOYCAP_FORMAT",
+        rich_help_panel=OUT,
+        help="txt: sidecars, as the job goes. The others are written at its end, and again by "
+        "`joycap export` at any time, which tells more of each.",
+    ),
 ]
 Ext = Annotated[
     str,

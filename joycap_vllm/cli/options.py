@@ -13,7 +13,7 @@ from joycap_vllm.errors import UsageError
 if TYPE_CHECKING:
     from joycap_vllm.captioner import CaptionerOptions
     from joycap_vllm.job import JobSettings
-    from joycap_vllm.outputs import Dressing
+    from joycap_vllm.outputs import Dressing, Form
     from joycap_vllm.prompts import Prompt
 
 
@@ -60,7 +60,7 @@ class CaptionFlags(AskFlags):
     seed: int | None
     on_glitch: Literal["skip", "keep"]
     out: Path | None
-    form: Literal["txt"]
+    form: Form
     ext: str
     prefix: str
     suffix: str

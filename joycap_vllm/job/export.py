@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal, get_args
 
 from joycap_vllm.errors import UsageError
 from joycap_vllm.job.captions import Captions
@@ -19,31 +18,23 @@ from joycap_vllm.job.plan import Passed, Plan
 from joycap_vllm.job.progress import Progress
 from joycap_vllm.job.records import Records, read_records
 from joycap_vllm.job.settings import JobSettings
-from joycap_vllm.job.stored import StoredJob, absolute
+from joycap_vllm.job.stored import StoredJob
 from joycap_vllm.job.writing import write_captions
 from joycap_vllm.outputs import (
+    FILES,
     NO_CAPTION,
     Asked,
     CaptionedImage,
+    Form,
     Write,
     finetune_writer,
     imagefolder_writer,
     jsonl_writer,
     kohya_writer,
     parquet_writer,
+    place_of,
 )
 from joycap_vllm.sources import Source, open_source, unescaped_text
-
-Format = Literal["txt", "jsonl", "parquet", "tar", "kohya", "imagefolder", "finetune"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-_FILES: dict[str, str] = {
-    "jsonl": "captions.jsonl",
-    "parquet": "captions.parquet",
-    "kohya": "meta.json",
-    "imagefolder": "metadata.jsonl",
-    "finetune": "finetune.json",
-}
-_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".csv", ".parquet", ".txt", ".tar", ".gz"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +50,7 @@ class Exported:
         files: What was written; of sidecars nothing.
     """
 
-    form: Format
+    form: Form
     images: int
     rows: int
     captions: int
@@ -74,7 +65,7 @@ class Exported:
 
 def export_job(
     job: StoredJob,
-    form: Format,
+    form: Form,
     out: Path | None = None,
     *,
     source: Source | None = None,
@@ -119,7 +110,7 @@ def export_job(
     return Exported(form, rows + counts.total(), rows, total, dict(counts), files)
 
 
-def default_out(job: StoredJob, form: Format) -> Path:
+def default_out(job: StoredJob, form: Form) -> Path:
     """Where an output goes that nobody says otherwise of: into the job's folder; an image folder's
     metadata beside the images."""
     root = job.sidecars.root
@@ -128,10 +119,10 @@ def default_out(job: StoredJob, form: Format) -> Path:
     home = job.state.parent if job.state.name == ".joycap" else job.state
     if form == "tar":
         return home / "shards"
-    return (root if form == "imagefolder" else home) / _FILES[form]
+    return (root if form == "imagefolder" else home) / FILES[form]
 
 
-def out_of(job: StoredJob, form: Format, out: Path | None) -> Path:
+def out_of(job: StoredJob, form: Form, out: Path | None) -> Path:
     """The file or the folder of an output, absolute.
 
     Raises:
@@ -140,22 +131,7 @@ def out_of(job: StoredJob, form: Format, out: Path | None) -> Path:
     """
     if out is None:
         return default_out(job, form)
-    whole = absolute(out.expanduser())
-    if whole.is_dir():
-        return whole if form in ("tar", "txt") else whole / _FILES[form]
-    if form in ("tar", "txt"):
-        if whole.exists() or whole.suffix.lower() in _SUFFIXES:
-            raise UsageError(f"--format {form} takes a folder as --out, not {out}")
-        return whole
-    name = _FILES[form]
-    wanted = Path(name).suffix
-    if whole.suffix.lower() != wanted:
-        if whole.suffix.lower() in _SUFFIXES:
-            raise UsageError(f"--format {form} takes a {wanted} file or a folder, not {out}")
-        return whole / name
-    if form == "imagefolder" and whole.name != name:
-        raise UsageError(f"an image folder's file must be named {name}, not {whole.name}")
-    return whole
+    return place_of(form, out)
 
 
 def open_inputs(job: StoredJob) -> Source:

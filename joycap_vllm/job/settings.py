@@ -13,9 +13,9 @@ import orjson
 from joycap_vllm.captioner import DEFAULT_URL, CaptionerOptions
 from joycap_vllm.errors import SettingsChangedError, UsageError
 from joycap_vllm.images import RECIPE
-from joycap_vllm.job.stored import JOB_FILE, Form, StoredJob
+from joycap_vllm.job.stored import JOB_FILE, StoredJob
 from joycap_vllm.job.trouble import USUAL_MOST
-from joycap_vllm.outputs import SidecarOptions, write_atomically
+from joycap_vllm.outputs import Form, SidecarOptions, write_atomically
 from joycap_vllm.prompts import Prompt
 from joycap_vllm.sources import Source, escaped, escaped_text
 

@@ -12,12 +12,11 @@ import orjson
 
 from joycap_vllm.errors import UsageError
 from joycap_vllm.job.records import state_folder
-from joycap_vllm.outputs import SidecarOptions
+from joycap_vllm.outputs import Form, SidecarOptions
 from joycap_vllm.prompts import Prompt
 from joycap_vllm.sources import escaped, unescaped
 
 JOB_FILE = "job.json"
-Form = Literal["txt", "jsonl", "parquet", "tar", "kohya", "imagefolder", "finetune"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,10 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from joycap_vllm.errors import UsageError
 from joycap_vllm.job import export_job, load_job
 from joycap_vllm.job.captions import Captions
-from joycap_vllm.job.export import FORMATS, default_out, out_of
+from joycap_vllm.job.export import default_out, out_of
 from joycap_vllm.job.records import read_records
 from joycap_vllm.job.stored import StoredJob
-from joycap_vllm.outputs import Dressing, SidecarOptions
+from joycap_vllm.outputs import FORMS, Dressing, SidecarOptions
 from joycap_vllm.prompts import build_prompt
 from joycap_vllm.sources import files_source
 
@@ -89,7 +89,7 @@ def test_every_image_is_a_row_and_only_captions_are_handed_out(done: Path, tmp_p
     assert len(rows) == 4
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", FORMS)
 def test_each_format_has_the_captions_that_the_sidecars_have(
     done: Path, tmp_path: Path, form: str
 ) -> None:
