@@ -22,6 +22,7 @@ from joycap_vllm.cli.flags import (
     OUT,
     WHICH,
     AcceptChanges,
+    AllowPrivateUrls,
     ApiKeyFile,
     AsJson,
     BaseUrls,
@@ -33,6 +34,7 @@ from joycap_vllm.cli.flags import (
     Retries,
     Serve,
     Timeout,
+    UrlTimeout,
     Wire,
 )
 from joycap_vllm.cli.options import CaptionFlags
@@ -294,6 +296,8 @@ def caption(
     limit: Limit = None,
     sample: Sample = None,
     max_pixels: MaxPixels = 178_956_970,
+    allow_private_urls: AllowPrivateUrls = False,
+    url_timeout: UrlTimeout = 30.0,
     wire: Wire = "auto",
     dry_run: DryRun = False,
     as_json: AsJson = False,

@@ -95,6 +95,24 @@ MaxPixels = Annotated[
         help="Larger pictures fail unread.",
     ),
 ]
+AllowPrivateUrls = Annotated[
+    bool,
+    typer.Option(
+        "--allow-private-urls",
+        envvar="JOYCAP_ALLOW_PRIVATE_URLS",
+        rich_help_panel=WHICH,
+        help="Fetch images also from addresses inside this network.",
+    ),
+]
+UrlTimeout = Annotated[
+    float,
+    typer.Option(
+        envvar="JOYCAP_URL_TIMEOUT",
+        rich_help_panel=WHICH,
+        min=0.1,
+        help="Seconds for an image from a URL, with all redirects and attempts.",
+    ),
+]
 Retries = Annotated[
     int,
     typer.Option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from joycap_vllm.job import JobSettings
     from joycap_vllm.outputs import Dressing, Form
     from joycap_vllm.prompts import Prompt
+    from joycap_vllm.sources import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,8 @@ class AskFlags:
     check: bool
     retries: int
     max_pixels: int
+    allow_private_urls: bool = False
+    url_timeout: float = 30.0
     wire: Literal["auto", "jpeg", "png", "bmp"]
     max_glitch_rate: str
     accept_changes: bool
@@ -203,18 +207,24 @@ def settings_of(flags: CaptionFlags) -> JobSettings:
         UsageError: Something in them cannot be.
     """
     from joycap_vllm.job import JobSettings, state_folder
-    from joycap_vllm.outputs import SidecarOptions
-    from joycap_vllm.sources import open_source
+    from joycap_vllm.outputs import SidecarOptions, folder_of, place_of, require
 
     prompts = prompts_of(flags)
-    source = open_source(flags.inputs)
-    out = _folder(flags.out)
+    source = source_of(flags.inputs, flags)
+    place = None if flags.out is None else place_of(flags.form, flags.out)
+    require(flags.form)
+    if place is None and not source.beside and flags.form == "txt":
+        raise UsageError(
+            "these images are no files of this machine, so nothing can be put beside them: --out "
+            "names a folder for their captions, or --format another form"
+        )
+    home = source.root if place is None else folder_of(flags.form, place)
     sidecars = SidecarOptions(
         prompts=tuple(prompt.name for prompt in prompts),
         tag_prompts=frozenset(p.name for p in prompts if p.style == "tags"),
         root=source.root,
         extension=extension_of(flags.ext),
-        out=out,
+        out=place if flags.form == "txt" else None,
         together=flags.dual and not flags.dual_split,
         existing=flags.existing,
         dressing=_dressing(flags),
@@ -223,7 +233,9 @@ def settings_of(flags: CaptionFlags) -> JobSettings:
         source=source,
         prompts=prompts,
         sidecars=sidecars,
-        state=_folder(flags.journal) or state_folder(out or source.root),
+        state=_folder(flags.journal) or state_folder(home),
+        form=flags.form,
+        out=None if flags.form == "txt" else place,
         urls=urls_of(flags),
         captioner=captioner_of(flags),
         on_glitch=flags.on_glitch,
@@ -234,6 +246,18 @@ def settings_of(flags: CaptionFlags) -> JobSettings:
         max_glitch_rate=rate_of(flags.max_glitch_rate),
         accept_changes=flags.accept_changes,
     )
+
+
+def source_of(inputs: Sequence[str], flags: AskFlags) -> Source:
+    """What is read.
+
+    Raises:
+        UsageError: An input is missing, or of no kind that can be read.
+    """
+    from joycap_vllm.sources import WebRules, open_source
+
+    rules = WebRules(seconds=flags.url_timeout, private=flags.allow_private_urls)
+    return open_source(inputs, rules)
 
 
 def _dressing(flags: CaptionFlags) -> Dressing:

@@ -10,6 +10,7 @@ import typer
 from joycap_vllm.cli.answers import MaxGlitchRate
 from joycap_vllm.cli.flags import (
     AcceptChanges,
+    AllowPrivateUrls,
     ApiKeyFile,
     AsJson,
     BaseUrls,
@@ -21,6 +22,7 @@ from joycap_vllm.cli.flags import (
     Retries,
     Serve,
     Timeout,
+    UrlTimeout,
     Wire,
 )
 from joycap_vllm.cli.options import AskFlags
@@ -56,6 +58,8 @@ def retry(
     check: Check = True,
     retries: Retries = 4,
     max_pixels: MaxPixels = 178_956_970,
+    allow_private_urls: AllowPrivateUrls = False,
+    url_timeout: UrlTimeout = 30.0,
     wire: Wire = "auto",
     max_glitch_rate: MaxGlitchRate = "off",
     accept_changes: AcceptChanges = False,

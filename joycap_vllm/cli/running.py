@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,19 @@ import orjson
 import typer
 from PIL import Image
 
+from joycap_vllm.cli.export import show_exported
 from joycap_vllm.cli.options import (
     AskFlags,
     CaptionFlags,
     captioner_of,
     rate_of,
     settings_of,
+    source_of,
     urls_of,
 )
 from joycap_vllm.cli.panel import Panel, sum_up
 from joycap_vllm.cli.talk import say as say
-from joycap_vllm.errors import JoycapError, UsageError
+from joycap_vllm.errors import JoycapError, NoEndpointError, UsageError
 from joycap_vllm.job import (
     Agenda,
     Chosen,
@@ -41,6 +44,8 @@ from joycap_vllm.job import (
     ask_again,
     check_settings,
     choose,
+    export_job,
+    is_writable,
     job_folder,
     load_job,
     read_records,
@@ -74,7 +79,8 @@ def run_retry(folder: Path, wanted: frozenset[str], flags: AskFlags) -> int:
         JoycapError: As the job does.
     """
     job = load_job(job_folder(folder))
-    chosen = choose(job, read_records(job.state), wanted)
+    opener = partial(source_of, flags=flags)
+    chosen = choose(job, read_records(job.state), wanted, opener)
     _tell_left_out(chosen, job.sidecars.root)
     if not chosen.tasks:
         more = "else " if chosen.gone or chosen.dropped or chosen.outside else ""
@@ -161,31 +167,70 @@ async def _run(settings: JobSettings, progress: Progress, stop: Stop, flags: Ask
         agenda = Agenda(plan, progress)
         survey = await agenda.look()
         _announce(plan, survey)
-        if survey.todo == 0:
-            return
-        progress.standing = survey.tasks - survey.todo
-        if not survey.whole:
-            progress.standing = len(plan.records) // settings.shard[1]
-            progress.counting = True
-            progress.total = await asyncio.to_thread(plan.estimate)
-        with _signals(stop) as working:
-            try:
-                progress.waiting_for = "vLLM to start" if flags.serve else ""
-                async with _serving(plan, flags) as (served, death):
-                    work = run_job(
-                        served,
-                        agenda,
-                        journal,
-                        progress,
-                        stop=stop,
-                        ready=working,
-                        watch=panel,
-                        say=say,
-                    )
-                    await _unless(death, work)
-            except asyncio.CancelledError:
-                if not stop.asked:
-                    raise
+        try:
+            if survey.todo:
+                await _work(plan, agenda, survey, journal, progress, stop, panel, flags)
+        except NoEndpointError:
+            await _export(settings, progress)
+            raise
+        if stop.asked < 2:
+            await _export(settings, progress)
+
+
+async def _work(
+    plan: Plan,
+    agenda: Agenda,
+    survey: Survey,
+    journal: Journal,
+    progress: Progress,
+    stop: Stop,
+    panel: Panel,
+    flags: AskFlags,
+) -> None:
+    progress.standing = survey.tasks - survey.todo
+    if not survey.whole:
+        progress.standing = len(plan.records) // plan.settings.shard[1]
+        progress.counting = True
+        progress.total = await asyncio.to_thread(plan.estimate)
+    with _signals(stop) as working:
+        try:
+            progress.waiting_for = "vLLM to start" if flags.serve else ""
+            async with _serving(plan, flags) as (served, death):
+                work = run_job(
+                    served,
+                    agenda,
+                    journal,
+                    progress,
+                    stop=stop,
+                    ready=working,
+                    watch=panel,
+                    say=say,
+                )
+                await _unless(death, work)
+        except asyncio.CancelledError:
+            if not stop.asked:
+                raise
+    for name, why in plan.settings.source.unreadable.items():
+        if name not in survey.unreadable:
+            say(f"left out: {name} cannot be read ({why})")
+    if plan.repeated:
+        say(f"{plan.repeated:,} images are left out: an earlier one has their key")
+
+
+async def _export(settings: JobSettings, progress: Progress) -> None:
+    """Writes the output of a job that is no sidecars."""
+    if settings.form == "txt":
+        return
+    progress.waiting_for = "the output to be written"
+    # Keys of rows name no files, and shards are mirrored: these forms need the images themselves.
+    needs_images = settings.form in ("tar", "kohya", "imagefolder", "finetune")
+    source = settings.source if needs_images and settings.only is None else None
+    written = await asyncio.to_thread(
+        export_job, settings.stored(), settings.form, settings.out, source=source, say=say
+    )
+    progress.waiting_for = ""
+    show_exported(written)
+    progress.unwritten += not written.complete
 
 
 @contextlib.contextmanager
@@ -261,8 +306,9 @@ def _free_port() -> int:
 
 
 def _tell_unknown(plan: Plan, survey: Survey) -> None:
+    shown = sorted(survey.first, key=lambda planned: not planned.image.columns)[:1]
     for prompt in plan.settings.prompts:
-        for planned in survey.first[:1] if prompt.template else ():
+        for planned in shown if prompt.template else ():
             for name in unknown_names(planned, prompt):
                 row = "it is left empty in rows without it" if planned.image.columns else ""
                 say(
@@ -275,16 +321,19 @@ def _announce(plan: Plan, survey: Survey) -> None:
     settings = plan.settings
     if not survey.images and settings.shard == (1, 1) and settings.only is None:
         raise UsageError(f"no image in {settings.source.root}")
-    for folder, why in settings.source.unreadable.items():
-        say(f"left out: the folder {folder} cannot be read ({why})")
-    own = settings.state.is_relative_to(settings.sidecars.out or settings.source.root)
-    if not own and not os.access(settings.sidecars.out or settings.source.root, os.W_OK):
+    survey.unreadable |= settings.source.unreadable
+    for name, why in survey.unreadable.items():
+        say(f"left out: {name} cannot be read ({why})")
+    if settings.form == "txt" and not is_writable(settings.sidecars.out or settings.source.root):
         say("sidecars cannot be written there; captions are kept in the journal (see --out)")
     if settings.sidecars.dressing.tags != TagOptions() and not settings.sidecars.tag_prompts:
         say("no caption type of this job is a list of tags: the flags for tags change nothing")
     _tell_unknown(plan, survey)
     if not survey.whole:
-        say(f"more images than were looked at so far; journal in {settings.state}")
+        say(
+            f"{survey.images:,} images and more, which are counted as the work goes on; journal in "
+            f"{settings.state}"
+        )
         return
     before = survey.tasks - survey.todo
     why = "done before" if settings.only is None else "left, since their sidecars say other things"

@@ -34,6 +34,7 @@ __all__ = [
     "export_job",
     "find_state",
     "import_batch",
+    "is_writable",
     "job_folder",
     "line_of",
     "load_job",
@@ -74,6 +75,7 @@ _HOMES = {
     "export_batch": "batch",
     "export_job": "export",
     "import_batch": "batch_results",
+    "is_writable": "records",
     "job_folder": "again",
     "line_of": "telling",
     "load_job": "stored",
@@ -101,7 +103,7 @@ if TYPE_CHECKING:
     from joycap_vllm.job.plan import Plan
     from joycap_vllm.job.problems import Problem
     from joycap_vllm.job.progress import Progress, Summary
-    from joycap_vllm.job.records import Record, read_records, state_folder
+    from joycap_vllm.job.records import Record, is_writable, read_records, state_folder
     from joycap_vllm.job.report import Report, make_report
     from joycap_vllm.job.run import run_job
     from joycap_vllm.job.settings import JobSettings, check_settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,13 +63,19 @@ def job_folder(path: Path) -> Path:
         ) from error
 
 
-def choose(job: StoredJob, records: Records, wanted: Collection[str]) -> Chosen:
+def choose(
+    job: StoredJob,
+    records: Records,
+    wanted: Collection[str],
+    open_inputs: Callable[[Sequence[str]], Source] = open_source,
+) -> Chosen:
     """The tasks whose latest record ended as wanted.
 
     Args:
         job: The job.
         records: What its journals say.
         wanted: Of `glitched`, `failed` and the kinds of glitches.
+        open_inputs: Opens what the job read.
 
     Raises:
         UsageError: Something else is wanted.
@@ -80,7 +86,7 @@ def choose(job: StoredJob, records: Records, wanted: Collection[str]) -> Chosen:
     tasks = {task for task, _ in records.having(wanted)}
     asked = {prompt.name for prompt in job.prompts}
     kept = {task for task in tasks if task[1] in asked}
-    source = _inputs_of(job)
+    source = _inputs_of(job, open_inputs)
     if source is not None:
         return Chosen(frozenset(kept), source, dropped=len(tasks) - len(kept))
     inside = {task for task in kept if _stays_inside(task[0])}
@@ -97,10 +103,10 @@ def choose(job: StoredJob, records: Records, wanted: Collection[str]) -> Chosen:
     )
 
 
-def _inputs_of(job: StoredJob) -> Source | None:
+def _inputs_of(job: StoredJob, open_inputs: Callable[[Sequence[str]], Source]) -> Source | None:
     """What the job read, where keys alone do not name the images' files."""
     try:
-        source = open_source([unescaped_text(text) for text in job.inputs])
+        source = open_inputs([unescaped_text(text) for text in job.inputs])
     except UsageError:
         return None
     return None if source.is_files else source

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from joycap_vllm.job.plan import Passed, Plan, PlannedImage, Step
 from joycap_vllm.job.progress import Progress
@@ -30,6 +31,7 @@ class Survey:
         todo: Those of them to ask.
         renamed: Images whose sidecars take the whole name, and some of them to show.
         first: The first images.
+        unreadable: What could not be read, and why.
     """
 
     whole: bool = False
@@ -39,6 +41,7 @@ class Survey:
     renamed: int = 0
     renamed_shown: list[str] = field(default_factory=list)
     first: list[PlannedImage] = field(default_factory=list)
+    unreadable: dict[Path | str, str] = field(default_factory=dict)
 
     def note(self, planned: PlannedImage) -> None:
         """Counts an image."""

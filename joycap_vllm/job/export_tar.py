@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -25,7 +23,14 @@ from joycap_vllm.outputs import (
     mirror_shard,
     sample_name,
 )
-from joycap_vllm.sources import IMAGE_SUFFIXES, Source, SourceImage
+from joycap_vllm.sources import (
+    IMAGE_SUFFIXES,
+    Source,
+    SourceImage,
+    TarShards,
+    open_shard,
+    shard_key,
+)
 
 UNREADABLE = "an image that cannot be read any more"
 _NAMES = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2", "MPO": "jpg"}  # Pillow's, where odd
@@ -53,7 +58,7 @@ def export_shards(
     homes = Homes(Sidecars(job.sidecars), source.root, records)
     with Shards(out, prompts) as shards:
         for part in source.parts:
-            if shards_of(part):
+            if isinstance(part, TarShards):
                 files += _mirrored(part, captions, out, prompts, counts)
                 continue
             for image in part.images():
@@ -62,16 +67,10 @@ def export_shards(
     return counts, counts[""] * len(prompts), (*files, *shards.files)
 
 
-def shards_of(part: Any) -> tuple[str, ...]:
-    """The shards that a part of a source reads; none where it reads something else."""
-    return getattr(part, "shards", ())
-
-
 def _mirrored(
-    part: Any, captions: Captions, out: Path, prompts: tuple[str, ...], counts: Counter[str]
+    part: TarShards, captions: Captions, out: Path, prompts: tuple[str, ...], counts: Counter[str]
 ) -> list[Path]:
     """The shards of a part with captions added; one that is damaged is left out alone."""
-    sources: Any = import_module("joycap_vllm.sources")
     files: list[Path] = []
     for shard, name in zip(part.shards, part.names, strict=True):
         path = out.joinpath(*(p for p in re.split(r"[/\0]+", name) if p not in ("", ".", "..")))
@@ -79,11 +78,11 @@ def _mirrored(
             raise UsageError(f"{shard} would be overwritten: name another folder with --out")
 
         def key_of(member: str, name: str = name) -> tuple[str, str] | None:
-            key, extension = sources.shard_key(name, member)
+            key, extension = shard_key(name, member)
             return (key, extension) if extension else None
 
         try:
-            with sources.open_shard(shard, part.rules) as stream:
+            with open_shard(shard, part.rules) as stream:
                 counts += mirror_shard(stream, path, key_of, captions.of, prompts)
         except OSError as error:
             counts[f"the shard {shard} cannot be read: {error.strerror or error}"] += 1

@@ -10,6 +10,7 @@ import orjson
 
 from joycap_vllm.job.plan import PlannedImage
 from joycap_vllm.prompts import VARIABLES, Prompt, variables_of
+from joycap_vllm.sources import NO_COLUMNS
 
 _TAGS = ("tags", "tag_string")  # the second as Danbooru's own tables name it
 _CAPTIONS = ("caption", "text", "txt")
@@ -26,7 +27,7 @@ def values_for(planned: PlannedImage, prompt: Prompt) -> dict[str, str]:
     texts = [prompt.text, *(choice.text for choice in prompt.choices)]
     wanted = {name for text in texts for name in variables_of(text)}
     columns = planned.image.columns
-    values = dict.fromkeys(wanted, "") if columns else {}
+    values = {} if columns is NO_COLUMNS else dict.fromkeys(wanted, "")
     folder, _, name = planned.image.key.rpartition("/")
     values |= {"stem": PurePosixPath(name).stem, "directory": folder.rpartition("/")[2]}
     if wanted & {"caption", "tags"}:

@@ -203,6 +203,7 @@ class Plan:
         beside: dict[str, Record] = {}
         todo: list[Prompt] = []
         skipped = 0
+        size, changed = image.facts()
         for prompt in self.settings.prompts:
             record = self.records.get((image.key, prompt.name))
             if record is not None and self.settings.only is not None:
@@ -210,9 +211,10 @@ class Plan:
             if not self._wanted(image.key, prompt):
                 if record is not None and self.settings.sidecars.together:
                     beside[prompt.name] = record
-            elif record is not None and self._stands(record, prompt, image):
+            elif record is not None and self._stands(record, prompt, size):
                 done[prompt.name] = record
-                if record.outcome == "failed":  # the file may have been mended since
+                # The file may have been mended since, or be another; its digest will tell.
+                if record.outcome == "failed" or (changed or 0.0) > record.at:
                     todo.append(prompt)
             elif self._is_taken(target, prompt, record):
                 skipped += 1
@@ -242,7 +244,7 @@ class Plan:
         same_again = self.settings.only is None and record.outcome == "ok"
         return 0 if same_again else record.attempts
 
-    def _stands(self, record: Record, prompt: Prompt, image: SourceImage) -> bool:
+    def _stands(self, record: Record, prompt: Prompt, size: int | None) -> bool:
         """Whether the record is about this prompt and picture, and is not to be asked again."""
         if self.settings.only is not None:
             return False
@@ -250,7 +252,7 @@ class Plan:
             return False
         if self._is_asked_again(record.outcome, record.glitch):
             return False
-        return record.outcome == "failed" or record.size in (None, image.size())
+        return record.outcome == "failed" or _same_size(record.size, size)
 
     def _is_asked_again(self, outcome: str, glitch: str | None) -> bool:
         again = self.settings.again
@@ -264,6 +266,11 @@ class Plan:
             if parts == 1 or _hash(image.key) % parts == part - 1
         )
         return frozenset(heapq.nsmallest(count, keys, key=lambda key: _hash(f"sample {key}")))
+
+
+def _same_size(recorded: int | None, found: int | None) -> bool:
+    """Whether a picture's size tells nothing against its being the one that was recorded."""
+    return recorded is None or found is None or recorded == found
 
 
 def handed_out(settings: JobSettings, outcome: str) -> bool:

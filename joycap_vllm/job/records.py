@@ -83,12 +83,16 @@ class Record:
 def state_folder(out: Path) -> Path:
     """Where a job's journal lives: `out/.joycap`, or the user's state folder where `out` cannot
     be written or is no folder of the job's own."""
-    inside = out / ".joycap"
-    there = next((p for p in (inside, out, *out.parents) if p.exists()), out)
-    if out != Path(out.anchor) and there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-        return inside
+    if out != Path(out.anchor) and is_writable(out / ".joycap"):
+        return out / ".joycap"
     name = f"{out.name or 'root'}-{sha256(os.fsencode(out)).hexdigest()[:12]}"
     return platformdirs.user_state_path("joycap-vllm") / "jobs" / name
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or the folder itself can."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def read_file(

@@ -1,6 +1,6 @@
 """Where images come from."""
 
-from joycap_vllm.sources.image import FilePlace, Place, SourceImage
+from joycap_vllm.sources.image import NO_COLUMNS, FilePlace, Place, SourceImage
 from joycap_vllm.sources.keys import (
     escaped,
     escaped_text,
@@ -17,6 +17,7 @@ from joycap_vllm.sources.web import WebRules
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "NO_COLUMNS",
     "FilePlace",
     "Part",
     "Place",

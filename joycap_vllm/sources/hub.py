@@ -55,6 +55,7 @@ class DatasetRows:
     before: str = ""
     unreadable: dict[Path | str, str] = field(default_factory=dict, compare=False)
     may_repeat: ClassVar[bool] = True
+    beside: ClassVar[bool] = False
 
     def images(self) -> Iterator[SourceImage]:
         """An image for each row, split by split."""

@@ -72,6 +72,18 @@ class SourceImage(NamedTuple):
         """Bytes of it, where they can be told without fetching it."""
         return self.place.size()
 
+    def facts(self) -> tuple[int | None, float | None]:
+        """Its bytes and when it was changed, in seconds since 1970, as far as they can be told
+        without fetching it."""
+        place = self.place
+        if type(place) is not FilePlace:
+            return place.size(), None
+        try:
+            status = os.stat(place.name)  # noqa: PTH116 - asked for millions of files
+        except (OSError, ValueError):
+            return None, None
+        return status.st_size, status.st_mtime
+
     def read(self, most: int = MOST_BYTES) -> bytes:
         """The bytes.
 

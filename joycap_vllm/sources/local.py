@@ -37,6 +37,7 @@ class LocalFiles:
     files: tuple[Path, ...]
     unreadable: dict[Path | str, str] = field(default_factory=dict, compare=False)
     may_repeat: ClassVar[bool] = False
+    beside: ClassVar[bool] = True
 
     def images(self) -> Iterator[SourceImage]:
         """Every image once, folder by folder, in a stable order; nothing is read ahead but the

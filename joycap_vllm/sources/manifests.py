@@ -12,7 +12,7 @@ from typing import ClassVar
 from joycap_vllm.sources.image import NoPlace, SourceImage
 from joycap_vllm.sources.keys import escaped_name, escaped_text
 from joycap_vllm.sources.rows import Places, RowReader, without_login
-from joycap_vllm.sources.streams import count_lines, lines_of, noting, open_unpacked
+from joycap_vllm.sources.streams import count_lines, is_remote, lines_of, noting, open_unpacked
 from joycap_vllm.sources.web import WebRules
 
 
@@ -32,6 +32,11 @@ class JsonlRows:
     rules: WebRules
     unreadable: dict[Path | str, str] = field(default_factory=dict, compare=False)
     may_repeat: ClassVar[bool] = True
+
+    @property
+    def beside(self) -> bool:
+        """Whether its rows may name files of this machine."""
+        return not is_remote(self.name)
 
     def images(self) -> Iterator[SourceImage]:
         """An image for each row that is not blank; a bad one says why when it is read."""
@@ -74,6 +79,11 @@ class PathList:
     rules: WebRules
     unreadable: dict[Path | str, str] = field(default_factory=dict, compare=False)
     may_repeat: ClassVar[bool] = True
+
+    @property
+    def beside(self) -> bool:
+        """Whether its rows may name files of this machine."""
+        return not is_remote(self.name)
 
     def images(self) -> Iterator[SourceImage]:
         """The images in the order of the lines."""

@@ -40,6 +40,11 @@ class ParquetRows:
     unreadable: dict[Path | str, str] = field(default_factory=dict, compare=False)
     may_repeat: ClassVar[bool] = True
 
+    @property
+    def beside(self) -> bool:
+        """Whether its rows may name files of this machine."""
+        return not is_remote(self.name)
+
     def images(self) -> Iterator[SourceImage]:
         """An image for each row; a bad one says why when it is read."""
         image, number = self.reader.image, 0

@@ -49,6 +49,7 @@ class TarShards:
     rules: WebRules
     unreadable: dict[Path | str, str] = field(default_factory=dict, compare=False)
     may_repeat: ClassVar[bool] = True
+    beside: ClassVar[bool] = False
 
     def images(self) -> Iterator[SourceImage]:
         """An image for each sample that has one; of a damaged shard those before the damage.

@@ -22,6 +22,7 @@ class SingleUrl:
     key: str
     place: Place
     may_repeat: ClassVar[bool] = False
+    beside: ClassVar[bool] = False
 
     @property
     def unreadable(self) -> Mapping[Path | str, str]:

@@ -19,6 +19,10 @@ class Part(Protocol):
         """Whether a key may come twice, so that whoever reads must look out."""
 
     @property
+    def beside(self) -> bool:
+        """Whether its images may be files of this machine, beside which something can be put."""
+
+    @property
     def unreadable(self) -> Mapping[Path | str, str]:
         """What could not be read so far, and why."""
 
@@ -48,6 +52,11 @@ class Source:
     def may_repeat(self) -> bool:
         """Whether a key may come twice."""
         return len(self.parts) > 1 or any(part.may_repeat for part in self.parts)
+
+    @property
+    def beside(self) -> bool:
+        """Whether all images may be files of this machine, as far as is known before reading."""
+        return all(part.beside for part in self.parts)
 
     @property
     def is_files(self) -> bool:

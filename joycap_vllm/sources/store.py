@@ -71,6 +71,7 @@ class StoreFolder:
     pattern: str | None = None
     unreadable: dict[Any, str] = field(default_factory=dict, compare=False)
     may_repeat: ClassVar[bool] = False
+    beside: ClassVar[bool] = False
 
     def images(self) -> Iterator[SourceImage]:
         """Every image, folder by folder in a stable order; one folder's listing is held."""

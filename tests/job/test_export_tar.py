@@ -7,14 +7,8 @@ import json
 import tarfile
 from pathlib import Path
 
-import pytest
-
-from joycap_vllm import sources
-
 from .helping import caption, color_of, joycap, make_pictures
 from fault_server import FaultServer, name_of
-
-pytestmark = pytest.mark.skipif(not hasattr(sources, "open_shard"), reason="reads no shards yet")
 
 
 def make_shards(folder: Path) -> list[Path]:
