@@ -55,7 +55,8 @@ class Homes:
     def _of_key(self, key: str) -> Target:
         """The sidecars of an image that is no file, by its whole key, which nobody shares."""
         parts = [part for part in PurePosixPath(key).parts if part not in ("/", "..", ".")]
-        safe = [part[:1].replace(".", "_") + part[1:].replace("\0", "_") for part in parts]
+        plain = [part.replace("\0", "_") for part in parts]
+        safe = [f"_{part[1:]}" if part[0] == "." else part for part in plain]
         name = "/".join(safe)
         if name != key or any(len(os.fsencode(part)) > _LONGEST for part in safe):
             digest = hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=6).hexdigest()
