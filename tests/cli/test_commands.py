@@ -17,15 +17,14 @@ from joycap_vllm.cli import app, with_default_model
 from joycap_vllm.prompts import build_prompt
 
 from fault_server import FaultServer, say
+from forking import run_joycap
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
 def joycap(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    call = "from joycap_vllm.cli import main; main()"
-    command = [sys.executable, "-c", call, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    done = run_joycap(arguments)
     assert done.returncode == code, done.stderr
     return done
 

@@ -13,6 +13,7 @@ import orjson
 from PIL import Image
 
 from fault_server import Asked, FaultServer
+from forking import run_joycap
 
 LOOP = "a red car, " * 40
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -42,9 +43,7 @@ def command(*arguments: str | Path) -> list[str]:
 def joycap(
     *arguments: str | Path, code: int | None = 0, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=50, check=False, cwd=cwd
-    )
+    done = run_joycap(arguments, cwd=cwd)
     assert code is None or done.returncode == code, done.stderr
     return done
 
