@@ -44,7 +44,7 @@ from joycap_vllm.job import (
     ask_again,
     check_settings,
     choose,
-    export_job,
+    export_output,
     is_writable,
     job_folder,
     load_job,
@@ -169,52 +169,36 @@ async def _run(settings: JobSettings, progress: Progress, stop: Stop, flags: Ask
         _announce(plan, survey)
         try:
             if survey.todo:
-                await _work(plan, agenda, survey, journal, progress, stop, panel, flags)
+                with _signals(stop) as working:
+                    await _work(agenda, journal, progress, stop, working, panel, flags)
+            _tell_passed_over(plan, survey)
         except NoEndpointError:
-            await _export(settings, progress)
+            await _export(settings, progress)  # what was captioned so far is of use
             raise
         if stop.asked < 2:
             await _export(settings, progress)
 
 
 async def _work(
-    plan: Plan,
     agenda: Agenda,
-    survey: Survey,
     journal: Journal,
     progress: Progress,
     stop: Stop,
+    working: Callable[[], None],
     panel: Panel,
     flags: AskFlags,
 ) -> None:
-    progress.standing = survey.tasks - survey.todo
-    if not survey.whole:
-        progress.standing = len(plan.records) // plan.settings.shard[1]
-        progress.counting = True
-        progress.total = await asyncio.to_thread(plan.estimate)
-    with _signals(stop) as working:
-        try:
-            progress.waiting_for = "vLLM to start" if flags.serve else ""
-            async with _serving(plan, flags) as (served, death):
-                work = run_job(
-                    served,
-                    agenda,
-                    journal,
-                    progress,
-                    stop=stop,
-                    ready=working,
-                    watch=panel,
-                    say=say,
-                )
-                await _unless(death, work)
-        except asyncio.CancelledError:
-            if not stop.asked:
-                raise
-    for name, why in plan.settings.source.unreadable.items():
-        if name not in survey.unreadable:
-            say(f"left out: {name} cannot be read ({why})")
-    if plan.repeated:
-        say(f"{plan.repeated:,} images are left out: an earlier one has their key")
+    """Asks servers, which are started first where that is wished."""
+    try:
+        progress.waiting_for = "vLLM to start" if flags.serve else ""
+        async with _serving(agenda.plan, flags) as (plan, death):
+            work = run_job(
+                plan, agenda, journal, progress, stop=stop, ready=working, watch=panel, say=say
+            )
+            await _unless(death, work)
+    except asyncio.CancelledError:
+        if not stop.asked:
+            raise
 
 
 async def _export(settings: JobSettings, progress: Progress) -> None:
@@ -222,15 +206,19 @@ async def _export(settings: JobSettings, progress: Progress) -> None:
     if settings.form == "txt":
         return
     progress.waiting_for = "the output to be written"
-    # Keys of rows name no files, and shards are mirrored: these forms need the images themselves.
-    needs_images = settings.form in ("tar", "kohya", "imagefolder", "finetune")
-    source = settings.source if needs_images and settings.only is None else None
-    written = await asyncio.to_thread(
-        export_job, settings.stored(), settings.form, settings.out, source=source, say=say
-    )
+    written = await asyncio.to_thread(export_output, settings, say)
     progress.waiting_for = ""
-    show_exported(written)
     progress.unwritten += not written.complete
+    show_exported(written)
+
+
+def _tell_passed_over(plan: Plan, survey: Survey) -> None:
+    """Tells what was found after the start."""
+    for name, why in plan.settings.source.unreadable.items():
+        if name not in survey.unreadable:
+            say(f"left out: {name} cannot be read ({why})")
+    if plan.repeated:
+        say(f"{plan.repeated:,} images are left out: an earlier one has their key")
 
 
 @contextlib.contextmanager

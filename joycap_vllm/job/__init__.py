@@ -32,6 +32,7 @@ __all__ = [
     "choose",
     "export_batch",
     "export_job",
+    "export_output",
     "find_state",
     "import_batch",
     "is_writable",
@@ -74,6 +75,7 @@ _HOMES = {
     "find_state": "standing",
     "export_batch": "batch",
     "export_job": "export",
+    "export_output": "export",
     "import_batch": "batch_results",
     "is_writable": "records",
     "job_folder": "again",
@@ -95,7 +97,7 @@ if TYPE_CHECKING:
     from joycap_vllm.job.agenda import Agenda, Survey
     from joycap_vllm.job.batch import export_batch
     from joycap_vllm.job.batch_results import import_batch
-    from joycap_vllm.job.export import Exported, export_job
+    from joycap_vllm.job.export import Exported, export_job, export_output
     from joycap_vllm.job.figures import Figures
     from joycap_vllm.job.filling import unknown_names
     from joycap_vllm.job.journal import Journal
