@@ -55,8 +55,10 @@ from joycap_vllm.job import (
 )
 from joycap_vllm.outputs import TagOptions
 from joycap_vllm.prompts import VARIABLES
+from joycap_vllm.sources import NO_COLUMNS, without_login
 
 INTERRUPTED = 130
+_SHOWN = 3
 
 
 def run_caption(flags: CaptionFlags) -> int:
@@ -170,6 +172,7 @@ async def _run(settings: JobSettings, progress: Progress, stop: Stop, flags: Ask
         try:
             if survey.todo:
                 await _work(plan, agenda, survey, journal, progress, stop, panel, flags)
+            _tell_passed(plan, survey)
         except NoEndpointError:
             await _export(settings, progress)
             raise
@@ -210,6 +213,10 @@ async def _work(
         except asyncio.CancelledError:
             if not stop.asked:
                 raise
+
+
+def _tell_passed(plan: Plan, survey: Survey) -> None:
+    """Tells of what was left out since the survey."""
     for name, why in plan.settings.source.unreadable.items():
         if name not in survey.unreadable:
             say(f"left out: {name} cannot be read ({why})")
@@ -310,7 +317,8 @@ def _tell_unknown(plan: Plan, survey: Survey) -> None:
     for prompt in plan.settings.prompts:
         for planned in shown if prompt.template else ():
             for name in unknown_names(planned, prompt):
-                row = "it is left empty in rows without it" if planned.image.columns else ""
+                has_row = planned.image.columns is not NO_COLUMNS
+                row = "it is left empty in rows without it" if has_row else ""
                 say(
                     f"{{{name}}} in the prompt is none of {', '.join(VARIABLES)} and no column of "
                     f"{planned.image.key}: {row or 'it is sent as it stands'}"
@@ -319,11 +327,13 @@ def _tell_unknown(plan: Plan, survey: Survey) -> None:
 
 def _announce(plan: Plan, survey: Survey) -> None:
     settings = plan.settings
-    if not survey.images and settings.shard == (1, 1) and settings.only is None:
-        raise UsageError(f"no image in {settings.source.root}")
     survey.unreadable |= settings.source.unreadable
     for name, why in survey.unreadable.items():
         say(f"left out: {name} cannot be read ({why})")
+    if not survey.images and settings.shard == (1, 1) and settings.only is None:
+        inputs = [without_login(text) for text in settings.source.inputs[:_SHOWN]]
+        more = ", ..." if len(settings.source.inputs) > _SHOWN else ""
+        raise UsageError(f"no image in {', '.join(inputs)}{more}")
     if settings.form == "txt" and not is_writable(settings.sidecars.out or settings.source.root):
         say("sidecars cannot be written there; captions are kept in the journal (see --out)")
     if settings.sidecars.dressing.tags != TagOptions() and not settings.sidecars.tag_prompts:

@@ -31,7 +31,7 @@ from joycap_vllm.sources import SourceImage
 from joycap_vllm.sources.image import BytesPlace
 from joycap_vllm.sources.source import Source
 
-from .helping import caption, color_of, records
+from .helping import caption, color_of, joycap, records
 from fault_server import Asked, FaultServer, Reaction, name_of, say, serving
 
 
@@ -165,3 +165,25 @@ def test_a_job_may_change_its_form_and_asks_nothing_again(
 
     assert asked == [2, 0, 0, 0, 0]
     assert (out / "a.txt").read_text() == name_of(color_of(1))
+
+
+def test_a_shard_that_is_none_is_told_with_its_name(tmp_path: Path, server: FaultServer) -> None:
+    (tmp_path / "bad.tar").write_bytes(b"no shard at all" * 100)
+    done = joycap(
+        "caption", tmp_path / "bad.tar", "--out", tmp_path / "out", "--base-url", server.url, code=2
+    )
+
+    assert "bad.tar cannot be read" in done.stderr
+    assert "no image in " + str(tmp_path / "bad.tar") in done.stderr
+
+
+def test_a_name_that_no_row_has_is_said_to_be_left_empty(
+    tmp_path: Path, server: FaultServer
+) -> None:
+    rows = manifest(tmp_path / "rows.jsonl", {"a": 1})
+    done = joycap(
+        "caption", rows, "--base-url", server.url, "--no-check", "--prompt", "Describe it. {typo}"
+    )
+
+    assert "left empty" in done.stderr
+    assert records(tmp_path)[0]["asked"] == "Describe it. "
