@@ -11,6 +11,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from joycap_vllm.captioner import CaptionerOptions
@@ -25,7 +27,9 @@ from joycap_vllm.job import (
     read_records,
     run_job,
 )
-from joycap_vllm.outputs import SidecarOptions
+from joycap_vllm.job.homes import Homes
+from joycap_vllm.job.records import Records
+from joycap_vllm.outputs import SidecarOptions, Sidecars
 from joycap_vllm.prompts import build_prompt
 from joycap_vllm.sources import SourceImage
 from joycap_vllm.sources.image import BytesPlace
@@ -187,3 +191,28 @@ def test_a_name_that_no_row_has_is_said_to_be_left_empty(
 
     assert "left empty" in done.stderr
     assert records(tmp_path)[0]["asked"] == "Describe it. "
+
+
+HOSTILE = [
+    "//etc/x",
+    "//",
+    "/",
+    "..",
+    "a/../../b",
+    "///a",
+    "./.joycap/job.json",
+    "a\nb",
+    "\x1b[31m",
+]
+
+
+@given(st.one_of(st.sampled_from(HOSTILE), st.text("/.ab\0\n\x1b", min_size=1)))
+def test_no_key_leads_out_of_the_folder_of_captions(key: str) -> None:
+    options = SidecarOptions(("descriptive",), Path("/r"), out=Path("/r/out"))
+    homes = Homes(Sidecars(options), Path("/r"), Records([], 0))
+    target, _ = homes.of(SourceImage(key, BytesPlace(b"")))
+    (file,) = target.files.values()
+    inside = file.relative_to("/r/out")
+
+    assert not any(part.startswith(".") for part in inside.parts)
+    assert str(inside).isprintable()
