@@ -20,6 +20,9 @@ from joycap_vllm.job import (
 )
 from joycap_vllm.outputs import TagOptions
 from joycap_vllm.prompts import VARIABLES
+from joycap_vllm.sources import NO_COLUMNS, without_login
+
+_SHOWN = 3
 
 
 def tell_left_out(chosen: Chosen, root: Path) -> None:
@@ -51,7 +54,8 @@ def _tell_unknown(plan: Plan, survey: Survey) -> None:
     for prompt in plan.settings.prompts:
         for planned in shown if prompt.template else ():
             for name in unknown_names(planned, prompt):
-                row = "it is left empty in rows without it" if planned.image.columns else ""
+                has_row = planned.image.columns is not NO_COLUMNS
+                row = "it is left empty in rows without it" if has_row else ""
                 say(
                     f"{{{name}}} in the prompt is none of {', '.join(VARIABLES)} and no column of "
                     f"{planned.image.key}: {row or 'it is sent as it stands'}"
@@ -65,11 +69,13 @@ def announce(plan: Plan, survey: Survey) -> None:
         UsageError: There is nothing to do it with.
     """
     settings = plan.settings
-    if not survey.images and settings.shard == (1, 1) and settings.only is None:
-        raise UsageError(f"no image in {settings.source.root}")
     survey.unreadable |= settings.source.unreadable
     for name, why in survey.unreadable.items():
         say(f"left out: {name} cannot be read ({why})")
+    if not survey.images and settings.shard == (1, 1) and settings.only is None:
+        inputs = [without_login(text) for text in settings.source.inputs[:_SHOWN]]
+        more = ", ..." if len(settings.source.inputs) > _SHOWN else ""
+        raise UsageError(f"no image in {', '.join(inputs)}{more}")
     if settings.form == "txt" and not is_writable(settings.sidecars.out or settings.source.root):
         say("sidecars cannot be written there; captions are kept in the journal (see --out)")
     if settings.sidecars.dressing.tags != TagOptions() and not settings.sidecars.tag_prompts:

@@ -43,7 +43,7 @@ TagSeparator = Annotated[
     typer.Option(
         envvar="JOYCAP_TAG_SEPARATOR",
         rich_help_panel=TAGS,
-        help="What stands between tags. [default: as answered]",
+        help="What stands between tags. (default: as answered)",
     ),
 ]
 AlwaysFirst = Annotated[

@@ -90,7 +90,7 @@ Captions = Annotated[
         envvar="JOYCAP_CAPTIONS_OUT",
         rich_help_panel=OUT,
         help="Folder of the captions' mirrored tree, the --out of `joycap caption`. "
-        "[default: beside each image]",
+        "(default: beside each image)",
     ),
 ]
 BatchWire = Annotated[

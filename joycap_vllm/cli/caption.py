@@ -57,7 +57,7 @@ Types = Annotated[
         envvar="JOYCAP_TYPE",
         rich_help_panel=ASK,
         help="Caption type; several make several captions. `joycap prompts` lists them. "
-        "[default: descriptive]",
+        "(default: descriptive)",
     ),
 ]
 Length = Annotated[
@@ -105,7 +105,7 @@ SystemPrompt = Annotated[
     typer.Option(
         envvar="JOYCAP_SYSTEM_PROMPT",
         rich_help_panel=ASK,
-        help="[default: You are a helpful image captioner.]",
+        help="(default: You are a helpful image captioner.)",
     ),
 ]
 Dual = Annotated[
@@ -149,7 +149,7 @@ MaxTokens = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(envvar="JOYCAP_SEED", rich_help_panel=HOW, help="[default: one for each image]"),
+    typer.Option(envvar="JOYCAP_SEED", rich_help_panel=HOW, help="(default: one for each image)"),
 ]
 OnGlitch = Annotated[
     Literal["skip", "keep"],
@@ -164,8 +164,8 @@ Out = Annotated[
     typer.Option(
         envvar="JOYCAP_OUT",
         rich_help_panel=OUT,
-        help="txt: folder of a mirrored tree [default: beside each image]. Else a file, or a "
-        "folder [default: captions.jsonl and so on, in the folder of the images].",
+        help="txt: folder of a mirrored tree (default: beside each image). Else a file, or a "
+        "folder (default: captions.jsonl and so on, in the folder of the images).",
         show_default=False,
     ),
 ]
@@ -210,7 +210,7 @@ Journal = Annotated[
     typer.Option(
         envvar="JOYCAP_JOURNAL",
         rich_help_panel=OUT,
-        help="Folder of the journal. [default: .joycap in the input or --out folder]",
+        help="Folder of the journal. (default: .joycap in the input or --out folder)",
     ),
 ]
 Again = Annotated[

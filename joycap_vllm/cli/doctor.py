@@ -14,11 +14,11 @@ def doctor(
         typer.Option(
             "--base-url",
             envvar=["JOYCAP_BASE_URL", "OPENAI_BASE_URL"],
-            help="Server to look at. [default: http://127.0.0.1:8000/v1]",
+            help="Server to look at. (default: http://127.0.0.1:8000/v1)",
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(envvar="JOYCAP_MODEL", help="[default: what the server lists]")
+        str | None, typer.Option(envvar="JOYCAP_MODEL", help="(default: what the server lists)")
     ] = None,
     api_key_file: Annotated[
         Path | None, typer.Option(envvar="JOYCAP_API_KEY_FILE", help="File with the API key.")

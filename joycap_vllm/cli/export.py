@@ -24,8 +24,8 @@ Out = Annotated[
     Path | None,
     typer.Option(
         envvar="JOYCAP_OUT",
-        help="A file, or a folder. [default: captions.jsonl, captions.parquet, shards/, meta.json, "
-        "metadata.jsonl or finetune.json in the job's folder; for txt, where the job puts them]",
+        help="A file, or a folder. (default: captions.jsonl, captions.parquet, shards/, meta.json, "
+        "metadata.jsonl or finetune.json in the job's folder; for txt, where the job puts them)",
         show_default=False,
     ),
 ]
@@ -36,7 +36,7 @@ Sources = Annotated[
         envvar="JOYCAP_SOURCE",
         metavar="INPUT",
         help="Where the images are, as for `joycap caption`; several add up. Only these are "
-        "exported. [default: all of the job; for tar and txt, what its last run read]",
+        "exported. (default: all of the job; for tar and txt, what its last run read)",
         show_default=False,
     ),
 ]

@@ -19,7 +19,7 @@ BaseUrls = Annotated[
         "--base-url",
         envvar=["JOYCAP_BASE_URL", "OPENAI_BASE_URL"],
         rich_help_panel=WHERE,
-        help="OpenAI-compatible server; several make a fleet. [default: http://127.0.0.1:8000/v1]",
+        help="OpenAI-compatible server; several make a fleet. (default: http://127.0.0.1:8000/v1)",
     ),
 ]
 Serve = Annotated[
@@ -34,7 +34,7 @@ Serve = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        envvar="JOYCAP_MODEL", rich_help_panel=WHERE, help="[default: what the server lists]"
+        envvar="JOYCAP_MODEL", rich_help_panel=WHERE, help="(default: what the server lists)"
     ),
 ]
 ApiKeyFile = Annotated[

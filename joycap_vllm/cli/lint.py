@@ -45,7 +45,7 @@ StyleFlag = Annotated[
 Ext = Annotated[
     str | None,
     typer.Option(
-        envvar="JOYCAP_EXT", help="Sidecars' extension. [default: that of their job, else .txt]"
+        envvar="JOYCAP_EXT", help="Sidecars' extension. (default: that of their job, else .txt)"
     ),
 ]
 Workers = Annotated[
@@ -71,7 +71,7 @@ Types = Annotated[
         "--type",
         envvar="JOYCAP_TYPE",
         rich_help_panel=ASK,
-        help="Caption type, where no job tells what was asked. [default: descriptive]",
+        help="Caption type, where no job tells what was asked. (default: descriptive)",
     ),
 ]
 Words = Annotated[

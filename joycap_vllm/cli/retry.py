@@ -39,7 +39,7 @@ Only = Annotated[
     typer.Option(
         envvar="JOYCAP_ONLY",
         help="glitched, failed, or a kind of glitch; several add up. "
-        "[default: glitched and failed]",
+        "(default: glitched and failed)",
         show_default=False,
     ),
 ]

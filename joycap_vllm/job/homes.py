@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from joycap_vllm.job.records import Records
 from joycap_vllm.outputs import Sidecars, Target, stem_of
 from joycap_vllm.sources import SourceImage, image_names, key_of
 
 _REMEMBERED = 1 << 20  # names of folders' sidecars that are kept at once
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LONGEST = 200  # bytes of a file's name, which most file systems end at 255
 
 
@@ -54,9 +56,8 @@ class Homes:
 
     def _of_key(self, key: str) -> Target:
         """The sidecars of an image that is no file, by its whole key, which nobody shares."""
-        parts = [part for part in PurePosixPath(key).parts if part not in ("/", "..", ".")]
-        plain = [part.replace("\0", "_") for part in parts]
-        safe = [f"_{part[1:]}" if part[0] == "." else part for part in plain]
+        parts = [part for part in key.split("/") if part not in ("", "..", ".")]
+        safe = [_CONTROL.sub("_", re.sub(r"\A\.", "_", part)) for part in parts]
         name = "/".join(safe)
         if name != key or any(len(os.fsencode(part)) > _LONGEST for part in safe):
             digest = hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=6).hexdigest()

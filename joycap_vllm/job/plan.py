@@ -53,6 +53,10 @@ class PlannedImage:
         """Tasks of this run."""
         return self.skipped + len({*self.done, *(prompt.name for prompt in self.todo)})
 
+    def without_bytes(self) -> PlannedImage:
+        """The same, without an image's bytes that came with it and are used up."""
+        return replace(self, image=self.image.without_bytes()) if self.image.held else self
+
     def settled(self) -> Counter[str]:
         """Its tasks by outcome where nothing is asked."""
         counts = Counter(record.outcome for record in self.done.values())
@@ -214,7 +218,8 @@ class Plan:
             elif record is not None and self._stands(record, prompt, size):
                 done[prompt.name] = record
                 # The file may have been mended since, or be another; its digest will tell.
-                if record.outcome == "failed" or (changed or 0.0) > record.at:
+                newer = (changed or 0.0) > record.at
+                if record.outcome == "failed" or newer or _is_another(image, record):
                     todo.append(prompt)
             elif self._is_taken(target, prompt, record):
                 skipped += 1
@@ -266,6 +271,12 @@ class Plan:
             if parts == 1 or _hash(image.key) % parts == part - 1
         )
         return frozenset(heapq.nsmallest(count, keys, key=lambda key: _hash(f"sample {key}")))
+
+
+def _is_another(image: SourceImage, record: Record) -> bool:
+    """Whether a picture that came with its bytes is not the one that was recorded; of others, which
+    take reading for it, the time of change tells."""
+    return image.held > 0 and record.sha256 not in (None, image.digest())
 
 
 def _same_size(recorded: int | None, found: int | None) -> bool:

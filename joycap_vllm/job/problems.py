@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 _KINDS = 200  # reasons that are told apart
+_NUMBER = re.compile(r"(?<!\w)\d+(?:[.,]\d+)*(?!\w)")  # and no part of `base64`
 _SHOWN = 300  # characters of a reason
 _WORST = {"failed": 0, "glitched": 1}  # whatever else went wrong comes last
 
@@ -46,7 +47,7 @@ class Problems:
         """Notes a problem and tells `on_problem`."""
         self.on_problem(problem)
         # A glitch is known by its kind: why it is one differs from text to text.
-        reason = problem.glitch or re.sub(r"\d+(?:[.,]\d+)*", "#", problem.why)[:_SHOWN]
+        reason = problem.glitch or _NUMBER.sub("#", problem.why)[:_SHOWN]
         kind = (problem.outcome, reason)
         if kind in self._kinds:
             example, count = self._kinds[kind]

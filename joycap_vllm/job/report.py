@@ -245,7 +245,7 @@ class _Reading:
                 endpoint.latencies.add(_number(attempt.get("ms")))
 
     def _reason(self, why: str) -> str:
-        reason = re.sub(r"\d+(?:[.,]\d+)*", "#", why)[:200] or "no reason is recorded"
+        reason = re.sub(r"(?<!\w)\d+(?:[.,]\d+)*(?!\w)", "#", why)[:200] or "no reason is recorded"
         known = self.report.reasons  # filled with zeros here, counted at the end
         if reason not in known and len(known) >= _REASONS:
             return "other reasons"

@@ -137,11 +137,12 @@ class _Run:
                 chunk = await self._agenda.take()
                 if not chunk and self._agenda.ended:
                     break
-                for planned in chunk:
+                chunk.reverse()
+                while chunk:  # nothing here keeps an image that has begun
                     await self._wait_for_room(stop)
                     if stop.asked or self._broken is not None:
                         break
-                    self._begin(planned)
+                    self._begin(chunk.pop())
             while self._active and self._broken is None:
                 await self._wait_for_one()
             if self._active:  # what is answered already is worth the moment that recording takes
@@ -181,7 +182,9 @@ class _Run:
         done = dict(planned.done)
         outcomes: dict[str, Outcome] = {}
         if planned.todo:
-            outcomes = await self._ask(planned, done)
+            image = await self._prepared(planned)
+            planned = planned.without_bytes()
+            outcomes = await self._ask(planned, image, done)
         self.progress.add_earlier("ok", planned.skipped, images=0 if outcomes else 1)
         for name, record in done.items():
             if name not in outcomes:
@@ -192,16 +195,20 @@ class _Run:
             self.progress.add_image()
         await self._write(planned, done, outcomes)
 
-    async def _ask(self, planned: PlannedImage, done: dict[str, Record]) -> dict[str, Outcome]:
-        image: Prepared | None = None
-        todo = list(planned.todo)
-        limits = self._captioner.options.limits
+    async def _prepared(self, planned: PlannedImage) -> Prepared | str:
+        """The picture, or why there is none."""
+        most = self._captioner.options.limits.file_bytes
         try:
-            image = await self._captioner.pool.prepare(
-                lambda: planned.image.read(limits.file_bytes)
-            )
+            return await self._captioner.pool.prepare(lambda: planned.image.read(most))
         except ImageError as error:
-            return await self._fail(planned, todo, str(error), done)
+            return str(error)
+
+    async def _ask(
+        self, planned: PlannedImage, image: Prepared | str, done: dict[str, Record]
+    ) -> dict[str, Outcome]:
+        todo = list(planned.todo)
+        if isinstance(image, str):
+            return await self._fail(planned, todo, image, done)
         todo = [p for p in todo if p.name not in done or done[p.name].sha256 != image.sha256]
         texts = await asyncio.to_thread(self._texts, planned, todo)
         async with asyncio.TaskGroup() as group:

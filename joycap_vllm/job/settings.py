@@ -141,6 +141,7 @@ def check_settings(settings: JobSettings) -> None:
         job = stored or job  # a few tasks asked again do not tell how the job is asked
         if stored and isinstance(old, dict):
             old = old | {"root": new["root"]}  # it is the stored job's, wherever that has moved
+    _share_sidecars(settings.form, old, stored, new)
     if (old, stored) == (new, job):
         return
     if old != new and old is not None and not settings.accept_changes:
@@ -152,6 +153,17 @@ def check_settings(settings: JobSettings) -> None:
         )
     whole = orjson.dumps({"v": _VERSION, "settings": new, "job": job}, option=orjson.OPT_INDENT_2)
     write_atomically(path, whole + b"\n")
+
+
+def _share_sidecars(form: Form, old: Any, stored: Any, new: dict[str, Any]) -> None:
+    """Leaves the folder of sidecars to those runs that write some: others do not tell of it."""
+    before = old.get("sidecars") if isinstance(old, dict) else None
+    if not isinstance(before, dict):
+        return
+    if form != "txt":
+        new["sidecars"]["out"] = before.get("out")
+    elif isinstance(stored, dict) and stored.get("form") != "txt" and before.get("out") is None:
+        old["sidecars"] = before | {"out": new["sidecars"]["out"]}
 
 
 def _differences(old: Any, new: Any, where: str) -> Iterator[str]:

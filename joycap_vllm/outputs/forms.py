@@ -27,9 +27,23 @@ def place_of(form: Form, out: Path) -> Path:
 
     Raises:
         UsageError: The name has the suffix of another form, or is that of a file where a folder is
-            needed.
+            needed, or of no regular file where a file is.
     """
-    whole = Path(os.path.abspath(out.expanduser()))  # noqa: PTH100 - keeps symlinks
+    if str(out) == "-":
+        raise UsageError("--out - would be stdout, where no output goes: name a file or a folder")
+    place = _named(form, Path(os.path.abspath(out.expanduser())), out)  # noqa: PTH100 - keeps symlinks
+    if place.exists() and form not in _FOLDERS and not place.is_file():
+        raise UsageError(f"{place} cannot be written: it is there, and no regular file")
+    for folder in folder_of(form, place), *folder_of(form, place).parents:
+        if folder.is_dir():
+            break
+        if os.path.lexists(folder):
+            raise UsageError(f"--out {out} cannot be: {folder} is there, and no folder")
+    return place
+
+
+def _named(form: Form, whole: Path, out: Path) -> Path:
+    """The file or the folder that users mean by a name."""
     if whole.is_dir():
         return whole if form in _FOLDERS else whole / FILES[form]
     if form in _FOLDERS:

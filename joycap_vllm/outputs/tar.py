@@ -89,6 +89,7 @@ def _mirror(
     prompts: Sequence[str],
 ) -> Counter[str]:
     counts: Counter[str] = Counter()
+    seen: set[str] = set()
     with tar_file(out) as tar:
         sample: _Sample | None = None
         for member, data in _members(shard):
@@ -101,7 +102,9 @@ def _mirror(
                 continue
             key, extension = found
             if sample is None:
-                sample = _Sample(tar, key, _stem(member.name), captioned(key), prompts)
+                image = None if key in seen else captioned(key)  # of two, the first was captioned
+                seen.add(key)
+                sample = _Sample(tar, key, _stem(member.name), image, prompts)
             sample.add(member, extension, data)
         if sample is not None:
             counts[sample.end()] += 1

@@ -11,6 +11,7 @@ from joycap_vllm.sources.keys import (
 )
 from joycap_vllm.sources.local import IMAGE_SUFFIXES, image_names
 from joycap_vllm.sources.opening import open_source
+from joycap_vllm.sources.rows import without_login
 from joycap_vllm.sources.shards import TarShards, open_shard, shard_key
 from joycap_vllm.sources.source import Part, Source, files_source
 from joycap_vllm.sources.web import WebRules
@@ -36,4 +37,5 @@ __all__ = [
     "shard_key",
     "unescaped",
     "unescaped_text",
+    "without_login",
 ]

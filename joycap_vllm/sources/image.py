@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -68,6 +69,17 @@ class SourceImage(NamedTuple):
             return len(place.data)
         return len(place.text) if type(place) is Base64Place else 0
 
+    def without_bytes(self) -> SourceImage:
+        """The same, without what is `held`; it can be read no more."""
+        return self._replace(place=NoPlace("its bytes are used up")) if self.held else self
+
+    def digest(self) -> str | None:
+        """SHA-256 of its bytes; None where they cannot be had."""
+        try:
+            return sha256(self.read()).hexdigest()
+        except ImageError:
+            return None
+
     def size(self) -> int | None:
         """Bytes of it, where they can be told without fetching it."""
         return self.place.size()
@@ -76,13 +88,14 @@ class SourceImage(NamedTuple):
         """Its bytes and when it was changed, in seconds since 1970, as far as they can be told
         without fetching it."""
         place = self.place
-        if type(place) is not FilePlace:
+        if not isinstance(place, FilePlace | SlicePlace):
             return place.size(), None
         try:
             status = os.stat(place.name)  # noqa: PTH116 - asked for millions of files
         except (OSError, ValueError):
             return None, None
-        return status.st_size, status.st_mtime
+        size = place.length if isinstance(place, SlicePlace) else status.st_size
+        return size, status.st_mtime
 
     def read(self, most: int = MOST_BYTES) -> bytes:
         """The bytes.
@@ -116,17 +129,21 @@ class FilePlace(NamedTuple):
         Raises:
             ImageError: The file cannot be read, or is longer than `most` bytes.
         """
-        path = self.path
         try:
-            status = path.stat()
+            status = os.stat(self.name)  # noqa: PTH116 - before it is opened, which may wait
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError("it is no regular file")
             refuse_long(status.st_size, most)
-            return path.read_bytes()
+            if not status.st_size:
+                return b""  # what the kernel tells under such names may have no end
+            with open(self.name, "rb") as file:  # noqa: PTH123 - asked for millions of files
+                data = file.read(most + 1)
         except OSError as error:
             raise ImageError(f"the file cannot be read: {error.strerror or error}") from error
         except ValueError as error:  # a NUL in a name that a row gave
             raise ImageError(f"its path can be none: {error}") from error
+        refuse_long(len(data), most)
+        return data
 
 
 class SlicePlace(NamedTuple):

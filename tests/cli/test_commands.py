@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import typer.main
 from PIL import Image
+from rich.text import Text
 
 from joycap_vllm.cli import app, with_default_model
 from joycap_vllm.prompts import build_prompt
@@ -178,3 +179,10 @@ def test_a_closed_stream_is_like_dev_null(tmp_path: Path) -> None:
 def test_a_wrong_use_names_what_is_wrong_and_what_there_is() -> None:
     assert "there are: descriptive" in joycap("prompts", "nonsense", code=2).stderr
     assert "lighting" in joycap("prompts", "descriptive", "--extra", "ligthing", code=2).stderr
+
+
+def test_helps_are_shown_as_they_are_written() -> None:
+    groups = [*COMMANDS.values(), *getattr(COMMANDS["batch"], "commands", {}).values()]
+    helps = [p.help for group in groups for p in group.params if getattr(p, "help", None)]
+
+    assert [text for text in helps if Text.from_markup(text).plain != text] == []

@@ -257,3 +257,12 @@ def test_no_two_keys_share_a_sample_and_none_leads_out(keys: set[str]) -> None:
         assert MEMBER.fullmatch(f"{name}.png")[1] == name  # type: ignore[index]
         assert not name.startswith("/")
         assert ".." not in name.split("/")
+
+
+def test_of_two_samples_with_one_name_only_the_first_is_taken(tmp_path: Path) -> None:
+    files = [("a.png", b"1"), ("b.png", b"2"), ("a.png", b"another picture")]
+    captions = {"a": {"prose": "the first"}, "b": {"prose": "the second"}}
+    found, counts = mirrored(files, captions, tmp_path / "out.tar")
+
+    assert [data for name, data in found if name == "a.png"] == [b"1"]
+    assert counts == {"": 2, NO_CAPTION: 1}

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joycap_vllm.errors import ImageError, UsageError
-from joycap_vllm.sources import key_of, open_source, path_of
+from joycap_vllm.sources import FilePlace, SourceImage, key_of, open_source, path_of
+from joycap_vllm.sources.image import BytesPlace
 
 AWKWARD = ["with space.jpg", "ünï.png", "-dash.jpg", "new\nline.webp", "UPPER.JPG", "quote'\".png"]
 
@@ -188,3 +189,17 @@ def test_a_key_leads_back_to_its_file(name: bytes) -> None:
     path = Path("/in", os.fsdecode(name.lstrip(b"/")))
 
     assert path_of(key_of(path, Path("/in")), Path("/in")) == path
+
+
+def test_what_the_kernel_shows_as_files_is_never_read() -> None:
+    for name in ("/proc/self/environ", "/proc/self/mem"):
+        assert FilePlace(name).read(100) == b""
+
+
+def test_an_image_gives_up_its_bytes_and_keeps_its_name(tmp_path: Path) -> None:
+    held = SourceImage("a", BytesPlace(b"123"), {"n": 1})
+    filed = SourceImage("b", FilePlace(str(tmp_path / "b.png")))
+
+    assert (held.held, held.without_bytes().held) == (3, 0)
+    assert held.without_bytes()[::2] == ("a", {"n": 1})
+    assert filed.without_bytes() is filed
