@@ -17,17 +17,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-CALLS = (
-    "open",
-    "pwrite",
-    "write",
-    "fdatasync",
-    "fsync",
-    "ftruncate",
-    "replace",
-    "rename",
-    "unlink",
-)
 _KINDS = (
     ("journal", re.compile(r"journal-[^/]*\.jsonl$")),
     ("job", re.compile(r"/\.joycap/(job\.json|\.\w+\.joycap-tmp)$")),
