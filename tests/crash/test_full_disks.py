@@ -123,37 +123,27 @@ def test_a_disk_that_becomes_read_only_stops_the_job_and_once_mended_it_goes_on(
     assert job.ledger.problems() == []
 
 
-@pytest.fixture
-def before(tmp_path: Path) -> Iterator[Callable[[], object]]:
-    """What makes the folder `pictures` one that may not be written."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    draw(folder, 8)
-    if os.geteuid() != 0:
-        for inside in (folder, *(f for f in folder.rglob("*") if f.is_dir())):
-            inside.chmod(0o555)
-        yield int
-        return
-    mounted = Mounted(folder, "4m")
-    draw(mounted.seen(folder), 8)
-    mounted.remount("ro")
-    yield mounted.enter
-    mounted.close()
-
-
-def test_of_a_tree_that_may_not_be_written_captions_are_kept_in_the_users_state_folder(
-    tmp_path: Path, server: ServerProcess, before: Callable[[], object]
+@as_root
+def test_of_a_tree_that_may_not_be_written_captions_are_kept_and_written_once_it_may_be(
+    tmp_path: Path, server: ServerProcess, small: Mounted
 ) -> None:
-    job = Job(tmp_path / "pictures", server, 8, state=tmp_path / "none")
-    first = job.live(code=1, before=before)
+    small.remount("size=4m")
+    draw(small.seen(small.place), 8)
+    small.remount("ro")
+    job = Job(small.place, server, 8, state=tmp_path / "none")
+    first = job.live(code=1, before=small.enter)
     (job.ledger.state,) = (tmp_path / "state" / "joycap-vllm" / "jobs").iterdir()
-    asked = server.asked()
-    again = job.live(code=1, before=before)
+    again = job.live(code=1, before=small.enter)
 
     assert "captions are kept in the journal" in first.err
     assert (job.ledger.lost(), job.ledger.wrong_records()) == (set(), [])
-    assert (asked, again.summary["requests"], server.asked()) == (8, 0, 8)
-    assert not (job.folder / ".joycap").exists()
+    assert (again.summary["requests"], server.asked()) == (0, 8)
+
+    small.remount("rw")
+    last = job.live(before=small.enter)
+    job.ledger.sidecars = {t: small.seen(path) for t, path in job.ledger.sidecars.items()}
+    assert (last.summary["requests"], job.ledger.problems()) == (0, [])
+    assert not small.seen(small.place / ".joycap").exists()
 
 
 def test_an_out_folder_that_is_still_to_be_made_is_not_called_unwritable(
