@@ -2,7 +2,8 @@
 
 Against a fault server in a process of its own, which answers at once: a JSONL manifest (whose rows
 share a few drawn pictures), a folder of files (links to them), and the manifest again with most of
-its tasks in the journal already. Each job runs for some seconds, then gets Ctrl-C.
+its tasks in the journal already. Each job runs for some seconds, then gets Ctrl-C. And the manifest
+from its first row to its last without asking (--dry-run), with every key remembered.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from PIL import Image, ImageDraw
 
 from fault_server import Asked, FaultServer, Reaction, say
 
+JOYCAP = (sys.executable, "-c", "from joycap_vllm.cli import main; main()")
 _PICTURES = 50
 _FEW = 200  # requests that a measurement waits for at least
 
@@ -52,7 +54,9 @@ class Measured:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what was asked for, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("which", nargs="*", help="manifest, folder, resume; all without a name")
+    parser.add_argument(
+        "which", nargs="*", help="manifest, walk, folder, resume; all without a name"
+    )
     parser.add_argument("--rows", type=int, default=5_000_000, help="rows of the manifest")
     parser.add_argument("--files", type=int, default=300_000, help="files of the folder")
     parser.add_argument("--left", type=int, default=100_000, help="tasks left in the resume")
@@ -62,12 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=given.place) as name, Server() as server:
         place = Path(name)
         pictures = draw(place / "pictures")
-        for which in given.which or ("manifest", "folder", "resume"):
+        for which in given.which or ("manifest", "walk", "folder", "resume"):
             if which == "folder":
                 measured = folder_of(place / "folder", pictures, given.files, server, given.seconds)
                 print(f"folder of {given.files:,} files: {measured}", flush=True)
                 continue
             rows = manifest_of(place / f"rows-{given.rows}.jsonl", pictures, given.rows)
+            if which == "walk":
+                print(f"walk of {given.rows:,} rows: {walk_of(rows, place / which)}", flush=True)
+                continue
             done = given.rows - given.left if which == "resume" else 0
             measured = rows_of(rows, place / which, done, server, given.seconds)
             print(f"{which}: {given.rows:,} rows, {done:,} done: {measured}", flush=True)
@@ -134,11 +141,26 @@ def rows_of(rows: Path, out: Path, done: int, server: Server, seconds: float) ->
         shutil.rmtree(out)
 
 
+def walk_of(rows: Path, out: Path) -> str:
+    """The whole manifest, looked at and not asked."""
+    asked = ["caption", str(rows), "--format", "jsonl", "--out", str(out), "--dry-run"]
+    began = time.monotonic()
+    with subprocess.Popen(
+        [*JOYCAP, *asked], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as job:
+        peak = 0.0
+        while job.poll() is None:
+            peak = max(peak, memory(job.pid, "VmHWM"))
+            time.sleep(0.05)
+    if job.returncode:
+        raise SystemExit(f"the walk ended with {job.returncode}")
+    return f"{time.monotonic() - began:.0f} s, peak memory {peak:.0f} MiB"
+
+
 def command(asked: Sequence[str], server: Server) -> list[str]:
     """The command line."""
     url = ["--base-url", server.url, "--no-check", "--concurrency", "64"]
-    start = "from joycap_vllm.cli import main; main()"
-    return [sys.executable, "-c", start, "caption", *asked, *url]
+    return [*JOYCAP, "caption", *asked, *url]
 
 
 def measure(asked: Sequence[str], server: Server, seconds: float) -> Measured:

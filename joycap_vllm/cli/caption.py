@@ -88,7 +88,8 @@ Prompt = Annotated[
     typer.Option(
         envvar="JOYCAP_PROMPT",
         rich_help_panel=ASK,
-        help="Your own prompt; {stem}, {directory}, {caption} and {tags} are filled in.",
+        help="Your own prompt; {stem}, {directory}, {caption}, {tags} and a row's columns by their "
+        "names are filled in.",
     ),
 ]
 PromptFile = Annotated[
@@ -314,6 +315,10 @@ def caption(
       joycap caption photos/ --dual --base-url http://gpu1:8000/v1 --base-url http://gpu2:8000/v1
 
       joycap caption --serve nano photos/
+
+      joycap caption rows.jsonl --prompt "Describe {subject}." --format parquet --out caps.parquet
+
+      joycap caption "shards/{000..099}.tar" --format tar --out captioned/
 
     Exit codes: 0 every task is ok, 1 some are glitched or failed, 2 wrong usage, 3 no endpoint,
     4 other settings than the journal's, 5 the server that --serve started died, 130 interrupted.

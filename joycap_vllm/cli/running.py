@@ -18,6 +18,7 @@ import orjson
 import typer
 from PIL import Image
 
+from joycap_vllm.cli.announcing import announce, show_plan, tell_left_out, tell_passed_over
 from joycap_vllm.cli.export import show_exported
 from joycap_vllm.cli.options import (
     AskFlags,
@@ -33,28 +34,22 @@ from joycap_vllm.cli.talk import say as say
 from joycap_vllm.errors import JoycapError, NoEndpointError, UsageError
 from joycap_vllm.job import (
     Agenda,
-    Chosen,
     JobSettings,
     Journal,
     Plan,
     Progress,
     StatusFile,
     Stop,
-    Survey,
     ask_again,
     check_settings,
     choose,
-    export_job,
-    is_writable,
+    export_output,
     job_folder,
     load_job,
     read_records,
     run_job,
     told,
-    unknown_names,
 )
-from joycap_vllm.outputs import TagOptions
-from joycap_vllm.prompts import VARIABLES
 
 INTERRUPTED = 130
 
@@ -67,7 +62,7 @@ def run_caption(flags: CaptionFlags) -> int:
     """
     settings = settings_of(flags)
     if flags.dry_run:
-        asyncio.run(_show_plan(Plan(settings, read_records(settings.state))))
+        asyncio.run(show_plan(Plan(settings, read_records(settings.state))))
         return 0
     return run_settings(settings, flags)
 
@@ -81,7 +76,7 @@ def run_retry(folder: Path, wanted: frozenset[str], flags: AskFlags) -> int:
     job = load_job(job_folder(folder))
     opener = partial(source_of, flags=flags)
     chosen = choose(job, read_records(job.state), wanted, opener)
-    _tell_left_out(chosen, job.sidecars.root)
+    tell_left_out(chosen, job.sidecars.root)
     if not chosen.tasks:
         more = "else " if chosen.gone or chosen.dropped or chosen.outside else ""
         say(
@@ -101,20 +96,6 @@ def run_retry(folder: Path, wanted: frozenset[str], flags: AskFlags) -> int:
         accept_changes=flags.accept_changes,
     )
     return run_settings(settings, flags) or int(chosen.gone + chosen.outside > 0)
-
-
-def _tell_left_out(chosen: Chosen, root: Path) -> None:
-    if chosen.gone and not root.is_dir():
-        say(
-            f"{chosen.gone} are left out: the folder of their images, {root}, is not there; put it "
-            "back, or run `joycap caption` on the folder where they are now, with the same --out"
-        )
-    elif chosen.gone:
-        say(f"{chosen.gone} are left out: their images are gone from {root}")
-    if chosen.dropped:
-        say(f"{chosen.dropped} are left out: their prompt is asked no more")
-    if chosen.outside:
-        say(f"{chosen.outside} are left out: the journal names images outside {root}")
 
 
 def run_settings(settings: JobSettings, flags: AskFlags) -> int:
@@ -166,55 +147,39 @@ async def _run(settings: JobSettings, progress: Progress, stop: Stop, flags: Ask
         progress.waiting_for = "what is left to do to be found"
         agenda = Agenda(plan, progress)
         survey = await agenda.look()
-        _announce(plan, survey)
+        announce(plan, survey)
         try:
             if survey.todo:
-                await _work(plan, agenda, survey, journal, progress, stop, panel, flags)
+                with _signals(stop) as working:
+                    await _work(agenda, journal, progress, stop, working, panel, flags)
+            tell_passed_over(plan, survey)
         except NoEndpointError:
-            await _export(settings, progress)
+            await _export(settings, progress)  # what was captioned so far is of use
             raise
         if stop.asked < 2:
             await _export(settings, progress)
 
 
 async def _work(
-    plan: Plan,
     agenda: Agenda,
-    survey: Survey,
     journal: Journal,
     progress: Progress,
     stop: Stop,
+    working: Callable[[], None],
     panel: Panel,
     flags: AskFlags,
 ) -> None:
-    progress.standing = survey.tasks - survey.todo
-    if not survey.whole:
-        progress.standing = len(plan.records) // plan.settings.shard[1]
-        progress.counting = True
-        progress.total = await asyncio.to_thread(plan.estimate)
-    with _signals(stop) as working:
-        try:
-            progress.waiting_for = "vLLM to start" if flags.serve else ""
-            async with _serving(plan, flags) as (served, death):
-                work = run_job(
-                    served,
-                    agenda,
-                    journal,
-                    progress,
-                    stop=stop,
-                    ready=working,
-                    watch=panel,
-                    say=say,
-                )
-                await _unless(death, work)
-        except asyncio.CancelledError:
-            if not stop.asked:
-                raise
-    for name, why in plan.settings.source.unreadable.items():
-        if name not in survey.unreadable:
-            say(f"left out: {name} cannot be read ({why})")
-    if plan.repeated:
-        say(f"{plan.repeated:,} images are left out: an earlier one has their key")
+    """Asks servers, which are started first where that is wished."""
+    try:
+        progress.waiting_for = "vLLM to start" if flags.serve else ""
+        async with _serving(agenda.plan, flags) as (plan, death):
+            work = run_job(
+                plan, agenda, journal, progress, stop=stop, ready=working, watch=panel, say=say
+            )
+            await _unless(death, work)
+    except asyncio.CancelledError:
+        if not stop.asked:
+            raise
 
 
 async def _export(settings: JobSettings, progress: Progress) -> None:
@@ -222,15 +187,10 @@ async def _export(settings: JobSettings, progress: Progress) -> None:
     if settings.form == "txt":
         return
     progress.waiting_for = "the output to be written"
-    # Keys of rows name no files, and shards are mirrored: these forms need the images themselves.
-    needs_images = settings.form in ("tar", "kohya", "imagefolder", "finetune")
-    source = settings.source if needs_images and settings.only is None else None
-    written = await asyncio.to_thread(
-        export_job, settings.stored(), settings.form, settings.out, source=source, say=say
-    )
+    written = await asyncio.to_thread(export_output, settings, say)
     progress.waiting_for = ""
-    show_exported(written)
     progress.unwritten += not written.complete
+    show_exported(written)
 
 
 @contextlib.contextmanager
@@ -303,66 +263,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
-
-
-def _tell_unknown(plan: Plan, survey: Survey) -> None:
-    shown = sorted(survey.first, key=lambda planned: not planned.image.columns)[:1]
-    for prompt in plan.settings.prompts:
-        for planned in shown if prompt.template else ():
-            for name in unknown_names(planned, prompt):
-                row = "it is left empty in rows without it" if planned.image.columns else ""
-                say(
-                    f"{{{name}}} in the prompt is none of {', '.join(VARIABLES)} and no column of "
-                    f"{planned.image.key}: {row or 'it is sent as it stands'}"
-                )
-
-
-def _announce(plan: Plan, survey: Survey) -> None:
-    settings = plan.settings
-    if not survey.images and settings.shard == (1, 1) and settings.only is None:
-        raise UsageError(f"no image in {settings.source.root}")
-    survey.unreadable |= settings.source.unreadable
-    for name, why in survey.unreadable.items():
-        say(f"left out: {name} cannot be read ({why})")
-    if settings.form == "txt" and not is_writable(settings.sidecars.out or settings.source.root):
-        say("sidecars cannot be written there; captions are kept in the journal (see --out)")
-    if settings.sidecars.dressing.tags != TagOptions() and not settings.sidecars.tag_prompts:
-        say("no caption type of this job is a list of tags: the flags for tags change nothing")
-    _tell_unknown(plan, survey)
-    if not survey.whole:
-        say(
-            f"{survey.images:,} images and more, which are counted as the work goes on; journal in "
-            f"{settings.state}"
-        )
-        return
-    before = survey.tasks - survey.todo
-    why = "done before" if settings.only is None else "left, since their sidecars say other things"
-    rest = f", {before} of them {why}" if before else ""
-    say(f"{survey.images} images, {survey.tasks} captions{rest}; journal in {settings.state}")
-    if survey.renamed:
-        shown = ", ".join(survey.renamed_shown)
-        more = ", ..." if survey.renamed > len(survey.renamed_shown) else ""
-        say(
-            f"{survey.renamed} images share their stem with another in the folder; the first by "
-            f"name keeps it, the others' sidecars take the whole name: {shown}{more}"
-        )
-
-
-async def _show_plan(plan: Plan) -> None:
-    settings = plan.settings
-    survey = await Agenda(plan, Progress()).look(all_of_it=True)
-    for prompt in settings.prompts:
-        typer.echo(f"prompt {prompt.name}:")
-        typer.echo(f"  system: {prompt.system}")
-        for choice in prompt.choices:
-            typer.echo(f"  text (weight {choice.weight:g}): {choice.text}")
-        if not prompt.choices:
-            typer.echo(f"  text: {prompt.text}")
-        typer.echo(f"  sampling: {prompt.sampling}")
-    typer.echo(f"fleet: {', '.join(settings.urls)}")
-    typer.echo(f"journal: {settings.state}")
-    typer.echo(f"{survey.images} images, {survey.tasks} captions, {survey.todo} of them to do")
-    for planned in survey.first:
-        for name in {prompt.name: None for prompt in settings.prompts}:
-            typer.echo(f"  {planned.image.key} -> {planned.target.files[name]}")
-    _announce(plan, survey)

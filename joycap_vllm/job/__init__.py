@@ -30,8 +30,10 @@ __all__ = [
     "ask_again",
     "check_settings",
     "choose",
+    "default_out",
     "export_batch",
     "export_job",
+    "export_output",
     "find_state",
     "import_batch",
     "is_writable",
@@ -71,9 +73,11 @@ _HOMES = {
     "ask_again": "again",
     "check_settings": "settings",
     "choose": "again",
+    "default_out": "export",
     "find_state": "standing",
     "export_batch": "batch",
     "export_job": "export",
+    "export_output": "export",
     "import_batch": "batch_results",
     "is_writable": "records",
     "job_folder": "again",
@@ -95,7 +99,7 @@ if TYPE_CHECKING:
     from joycap_vllm.job.agenda import Agenda, Survey
     from joycap_vllm.job.batch import export_batch
     from joycap_vllm.job.batch_results import import_batch
-    from joycap_vllm.job.export import Exported, export_job
+    from joycap_vllm.job.export import Exported, default_out, export_job, export_output
     from joycap_vllm.job.figures import Figures
     from joycap_vllm.job.filling import unknown_names
     from joycap_vllm.job.journal import Journal

@@ -100,6 +100,11 @@ class Agenda:
             if time.monotonic() - began > _PATIENCE or len(self._ahead) >= _AHEAD or held > _HELD:
                 break
         survey.whole = self.ended
+        self._progress.standing = survey.tasks - survey.todo
+        if not self.ended:
+            self._progress.standing = len(self.plan.records) // self.plan.settings.shard[1]
+            self._progress.counting = True
+            self._progress.total = await asyncio.to_thread(self.plan.estimate)
         return survey
 
     async def take(self) -> list[PlannedImage]:

@@ -266,7 +266,7 @@ class _Files:
             self._tasks.sync()
             self._open.close()
             path = self._out.with_name(f"{self._out.stem}-{len(self._batch.files):03}.jsonl")
-            self._file = self._open.enter_context(replacing(path))
+            self._file = self._open.enter_context(replacing(path, make_folders=True))
             self._batch.files.append(path)
             self._requests = self._bytes = 0
         self._file.write(request)

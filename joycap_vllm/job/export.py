@@ -8,7 +8,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 
 from joycap_vllm.errors import UsageError
@@ -19,6 +18,7 @@ from joycap_vllm.job.progress import Progress
 from joycap_vllm.job.records import Records, read_records
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.job.stored import StoredJob
+from joycap_vllm.job.table import Seen
 from joycap_vllm.job.writing import write_captions
 from joycap_vllm.outputs import (
     FILES,
@@ -110,6 +110,18 @@ def export_job(
     return Exported(form, rows + counts.total(), rows, total, dict(counts), files)
 
 
+def export_output(settings: JobSettings, say: Callable[[str], None]) -> Exported:
+    """Writes the output of a job that has just run, as `export_job` does.
+
+    Raises:
+        UsageError, OutputError: As `export_job`.
+    """
+    # Rows of tables name images by their keys alone; the other forms need the images' files.
+    by_key = settings.form in ("jsonl", "parquet") or settings.only is not None
+    source = None if by_key else settings.source
+    return export_job(settings.stored(), settings.form, settings.out, source=source, say=say)
+
+
 def default_out(job: StoredJob, form: Form) -> Path:
     """Where an output goes that nobody says otherwise of: into the job's folder; an image folder's
     metadata beside the images."""
@@ -182,13 +194,10 @@ def _rows(
 
 def _of_source(captions: Captions, source: Source) -> Iterator[CaptionedImage]:
     """The images of a source of which the journals tell, each once."""
-    seen: set[bytes] = set()
+    seen = Seen() if source.may_repeat else None
     for image in source.images():
-        if source.may_repeat:
-            mark = blake2b(image.key.encode("utf-8", "replace"), digest_size=8).digest()
-            if mark in seen:
-                continue
-            seen.add(mark)
+        if seen is not None and not seen.add(image.key):
+            continue
         found = captions.of(image.key, image.path)
         if found is not None:
             yield found

@@ -32,9 +32,13 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, make_folders: bool = False) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` at the end of the block, as `write_atomically` does;
-    on an error in the block nothing is left of it. Folders that are missing are made.
+    on an error in the block nothing is left of it.
+
+    Args:
+        path: The file.
+        make_folders: Whether folders that are missing are made.
 
     Raises:
         OutputError: The disk is full, the folder cannot be written, or something that is no
@@ -44,7 +48,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         path = path.resolve() if path.is_symlink() else path
         if path.exists() and not path.is_file():
             raise OutputError(f"{path} cannot be written: it is there, and no regular file")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folders:
+            path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = _temporary(path)
         with os.fdopen(descriptor, "wb", _BUFFER) as file:
             try:

@@ -47,7 +47,7 @@ def parquet_writer(path: Path, prompts: Sequence[Asked]) -> Iterator[Write]:
     rows: list[dict[str, Any]] = []
     held = 0
     with (
-        replacing(path) as file,
+        replacing(path, make_folders=True) as file,
         pq.ParquetWriter(file, schema, compression="zstd") as writer,
     ):
 

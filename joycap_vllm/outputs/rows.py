@@ -36,7 +36,7 @@ def jsonl_writer(path: Path, prompts: Sequence[Asked]) -> Iterator[Write]:
         OutputError: The file cannot be written.
     """
     names = [prompt.name for prompt in prompts]
-    with replacing(path) as file:
+    with replacing(path, make_folders=True) as file:
 
         def write(image: CaptionedImage) -> str:
             file.write(orjson.dumps(row_of(image, names), option=orjson.OPT_APPEND_NEWLINE))
@@ -58,7 +58,7 @@ def kohya_writer(path: Path, prompts: Sequence[Asked]) -> Iterator[Write]:
     """
     fields = {"caption": [p for p in prompts if not p.tags], "tags": [p for p in prompts if p.tags]}
     wanted = {name: some[0].name for name, some in fields.items() if some}
-    with replacing(path) as file:
+    with replacing(path, make_folders=True) as file:
         before = b"{\n"
 
         def write(image: CaptionedImage) -> str:
@@ -88,7 +88,7 @@ def imagefolder_writer(path: Path, prompts: Sequence[Asked]) -> Iterator[Write]:
     """
     names = columns([prompt.name for prompt in prompts], "text")
     folder = Path(os.path.abspath(path.parent))  # noqa: PTH100 - keeps symlinks
-    with replacing(path) as file:
+    with replacing(path, make_folders=True) as file:
 
         def write(image: CaptionedImage) -> str:
             texts = {column: image.captions.get(prompt) for prompt, column in names.items()}
@@ -121,7 +121,7 @@ def finetune_writer(path: Path, prompts: Sequence[Asked], root: Path) -> Iterato
     Raises:
         OutputError: The file cannot be written.
     """
-    with replacing(path) as file:
+    with replacing(path, make_folders=True) as file:
         before = b"[\n"
 
         def write(image: CaptionedImage) -> str:

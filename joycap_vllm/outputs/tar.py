@@ -40,7 +40,7 @@ def tar_file(path: Path) -> Iterator[tarfile.TarFile]:
         OutputError: It cannot be written.
     """
     with ExitStack() as stack:
-        file: Any = stack.enter_context(replacing(path))
+        file: Any = stack.enter_context(replacing(path, make_folders=True))
         if path.name.endswith("gz"):
             packed = gzip.GzipFile("", "wb", 1, file, mtime=0)  # images hardly shrink
             file = stack.enter_context(packed)

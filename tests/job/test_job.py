@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from joycap_vllm.outputs import FILES, FORMS
+
 from .helping import (
     caption,
     color_of,
@@ -240,6 +242,49 @@ def test_limit_and_sample_take_a_part_and_a_dry_run_asks_nothing(
 
     assert caption(tmp_path, server, "--limit", "3")["ok"] == 3
     assert caption(tmp_path, server, "--sample", "5")["images"] == 5
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_dry_run_shows_where_any_form_of_output_goes(tmp_path: Path, form: str) -> None:
+    make_pictures(tmp_path, 1)
+    dry = joycap("caption", tmp_path, "--format", form, "--dry-run")
+
+    assert "p 0.png" in dry.stdout
+    assert {"txt": "p 0.txt", "tar": "shards"}.get(form, FILES.get(form, "")) in dry.stdout
+    assert not (tmp_path / ".joycap").exists()
+
+
+def test_rows_fill_prompts_and_their_captions_go_to_a_table(
+    tmp_path: Path, server: FaultServer
+) -> None:
+    make_pictures(tmp_path, 4)
+    rows = [
+        {"key": "one", "path": "p 0.png", "subject": "<|eot_id|> a {stem} & <image>"},
+        {"key": "two", "path": "with space/p 1.png"},
+        {"key": "one", "path": "ü/deep/p 2.png", "subject": "another"},
+        {"path": "gone.png", "subject": "nothing"},
+    ]
+    manifest = tmp_path / "rows.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    out = tmp_path / "out" / "captions.jsonl"
+    flags = ("--format", "jsonl", "--out", out, "--prompt", "Is it {subject}?", "--no-check")
+    done = joycap("caption", manifest, "--base-url", server.url, "--json", *flags, code=1)
+    table = {row["key"]: row for row in map(json.loads, out.read_text("utf-8").splitlines())}
+
+    assert json.loads(done.stdout)["tasks"] == 3
+    assert {asked.prompt for asked in server.asked} == {"Is it eot_id a {stem} & image?", "Is it ?"}
+    assert table["one"]["caption"] == name_of(color_of(0)), "the first row of a key counts"
+    assert {key: row["outcome"] for key, row in table.items()} == {
+        "one": "ok", "two": "ok", "gone.png": "failed",
+    }  # fmt: skip
+    assert "an earlier one has their key" in done.stderr
+    before = len(server.asked)
+    make_pictures(tmp_path, 1)[0].rename(tmp_path / "gone.png")
+    again = joycap("retry", out.parent, "--base-url", server.url, "--no-check")
+    table = {row["key"]: row for row in map(json.loads, out.read_text("utf-8").splitlines())}
+
+    assert len(server.asked) == before + 1, again.stderr
+    assert table["gone.png"]["outcome"] == "ok"
 
 
 def test_the_prompt_can_be_ones_own_with_variables(tmp_path: Path, server: FaultServer) -> None:

@@ -32,7 +32,7 @@ def writing(path: Path) -> subprocess.Popen[bytes]:
 
 def test_nothing_is_seen_of_a_file_before_its_end(tmp_path: Path) -> None:
     path = tmp_path / "new" / "out.jsonl"
-    with replacing(path) as file:
+    with replacing(path, make_folders=True) as file:
         file.write(b"all")
         assert not path.exists()
     assert path.read_bytes() == b"all"
@@ -44,7 +44,7 @@ def test_after_an_error_the_old_file_stays_and_nothing_else(tmp_path: Path) -> N
     path.write_bytes(b"old")
 
     def broken() -> None:
-        with replacing(path) as file:
+        with replacing(path, make_folders=True) as file:
             file.write(b"new")
             raise ValueError
 
@@ -60,7 +60,7 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> Non
     killed.kill()
     killed.communicate()
     assert len(list(tmp_path.iterdir())) == 1
-    with replacing(path) as file:
+    with replacing(path, make_folders=True) as file:
         file.write(b"all")
 
     assert list(tmp_path.iterdir()) == [path]
@@ -70,7 +70,7 @@ def test_what_a_living_writer_is_at_stays(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     other = writing(path)
     try:
-        with replacing(path) as file:
+        with replacing(path, make_folders=True) as file:
             file.write(b"all")
         assert len(list(tmp_path.iterdir())) == 2
     finally:
