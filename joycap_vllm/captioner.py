@@ -51,7 +51,7 @@ from joycap_vllm.prompts import Prompt, ask, build_prompt
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
 OutcomeKind = Literal["ok", "glitched", "failed"]
-_BROKEN_MOST = 5  # broken requests of one task, while others are answered, that blame the task
+_BROKEN_MOST = 5  # broken requests of one task, while the test picture is answered, that blame it
 _BROKEN_PAUSE = (0.1, 5.0)  # seconds, doubling
 
 
@@ -310,13 +310,16 @@ class _Task:
                 self._note_error(error)
                 since = since or loop.time()
                 broken += not isinstance(error, UnreachableError)
-                others_fare_well = fleet.answered_since(since)
-                if broken >= _BROKEN_MOST and (others_fare_well or await fleet.any_healthy()):
-                    raise _BlamedError(
-                        f"the server broke {broken} times on it and is well otherwise: {error}"
-                    ) from error
-                if not others_fare_well and loop.time() - since > fleet.options.patience:
-                    raise NoEndpointError(f"no endpoint answers: {error}") from error
+                if broken >= _BROKEN_MOST:
+                    if await fleet.still_answers(error.endpoint):
+                        raise _BlamedError(
+                            f"the server broke {broken} times on it and is well otherwise: {error}"
+                        ) from error
+                    broken = 0
+                patience = fleet.options.patience
+                if loop.time() - since > patience and not fleet.answered_since(since):
+                    words = f"no endpoint has answered for {patience:.0f} s"
+                    raise NoEndpointError(f"{words}: {error}") from error
             await asyncio.sleep(min(_BROKEN_PAUSE[0] * 2**broken, _BROKEN_PAUSE[1]))
 
     def _next(self, means: Means) -> Next:

@@ -67,7 +67,7 @@ class Kills:
         self.start += 0.2 * (time.monotonic() - began - self.start)
         left = self.tasks - self.job.ledger.count
         # Twice a life's fair share at most, so that the kills are spread over the whole job.
-        wanted = 2 * part * left / ((self.kills - self.done) * (1 - _AT_START) + 1)
+        wanted = 2 * part * left / ((self.kills - self.done) * (1 - _AT_START) + 3)
         self._watch(life, 60, asked + 1 + int(wanted))
         self._watch(life, rest * _DELAY[1])
 

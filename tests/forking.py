@@ -1,8 +1,8 @@
 """The command in a process of its own that starts at once.
 
 It is forked from a process that has imported everything and done nothing: a start from nothing
-takes a second of CPU, which several hundred tests would pay. Tests that signal or kill the command,
-or measure its start, start it as users do.
+takes a second of CPU, which several hundred tests would pay. Tests that measure its start, or send
+it signals as a terminal does, start it as users do.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload([
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([
     "forking", "joycap_vllm.cli.running", "joycap_vllm.cli.linting", "joycap_vllm.job.run",
-    "joycap_vllm.job.report", "joycap_vllm.job.page", "joycap_vllm.job.export",
+    "joycap_vllm.job.report", "joycap_vllm.job.page", "joycap_vllm.job.export", "crash.server",
+    "crash.dying",
 ])  # fmt: skip
 
 
@@ -33,12 +36,9 @@ def run_joycap(
     Raises:
         subprocess.TimeoutExpired: It took longer.
     """
-    typed = ["joycap", *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder) / name for name in ("stdout", "stderr")]
-        place = os.fspath(cwd or Path.cwd())
-        process = _CONTEXT.Process(target=_work, args=(typed, place, dict(os.environ), outputs))
-        process.start()
+        process = start(arguments, os.environ, outputs, cwd=cwd)
         process.join(timeout)
         late = process.is_alive()
         if late:
@@ -48,13 +48,46 @@ def run_joycap(
         process.close()
         out, err = (output.read_text(encoding="utf-8") for output in outputs)
     if late:
-        raise subprocess.TimeoutExpired(typed, timeout, out, err)
-    return subprocess.CompletedProcess(typed, code if code is not None else -1, out, err)
+        raise subprocess.TimeoutExpired(list(map(str, arguments)), timeout, out, err)
+    code = code if code is not None else -1
+    return subprocess.CompletedProcess(list(map(str, arguments)), code, out, err)
+
+
+def start(
+    arguments: Sequence[str | Path],
+    environment: Mapping[str, str],
+    outputs: Sequence[Path],
+    *,
+    cwd: Path | None = None,
+    program: str = "joycap_vllm.cli",
+    before: Callable[[], object] = int,
+) -> ForkServerProcess:
+    """Starts the command.
+
+    Args:
+        arguments: What is typed behind `joycap`.
+        environment: All of its environment.
+        outputs: Files for its stdout and stderr.
+        cwd: Where it is typed; None takes this process's place.
+        program: The module whose `main` is called.
+        before: Called in it first.
+    """
+    typed, place = ["joycap", *map(str, arguments)], os.fspath(cwd or Path.cwd())
+    work = (before, program, typed, place, dict(environment), outputs)
+    process = CONTEXT.Process(target=_work, args=work)
+    process.start()
+    return process
 
 
 def _work(
-    typed: list[str], place: str, environment: Mapping[str, str], outputs: Sequence[Path]
+    before: Callable[[], object],
+    program: str,
+    typed: list[str],
+    place: str,
+    environment: Mapping[str, str],
+    outputs: Sequence[Path],
 ) -> None:
+    before()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(place)
@@ -67,9 +100,7 @@ def _work(
         2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
     )
     sys.argv = typed
-    from joycap_vllm.cli import main
-
     try:
-        main()
+        import_module(program).main()
     finally:
         sys.stdout.flush()

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from joycap_vllm.errors import TransportError
-from joycap_vllm.fleet.hiding import without_key
+from joycap_vllm.fleet.hiding import quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def read_answer(content: bytes, *, key: str | None = None) -> Answer:
             prompt_token_ids=tuple(ids) if ids else None,
         )
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
-        shown = without_key(content.decode("utf-8", "replace"), key)[:80]
+        shown = quoted(content.decode("utf-8", "replace"), key)[:80]
         raise TransportError(f"the answer is no chat completion: {shown!r}") from error
 
 

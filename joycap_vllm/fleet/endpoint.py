@@ -30,7 +30,7 @@ from joycap_vllm.errors import (
     UsageError,
 )
 from joycap_vllm.fleet.answer import Answer, read_answer
-from joycap_vllm.fleet.hiding import without_key
+from joycap_vllm.fleet.hiding import quoted
 
 CONTROL_TIMEOUT = 10.0  # seconds for health, models and metrics
 # Idle connections are closed before the server closes them: uvicorn does so after 5 s by default,
@@ -162,7 +162,7 @@ class Endpoint:
         except APIConnectionError as error:
             raise _sorted_connection(error, self._key) from error
         except (APIResponseValidationError, httpx2.HTTPError, OSError) as error:
-            words = without_key(str(error), self._key)
+            words = quoted(str(error), self._key)
             raise TransportError(f"the answer broke off: {words}") from error
 
     async def probe(self, model: str | None) -> Abilities:
@@ -227,7 +227,7 @@ class Endpoint:
         try:
             response = await self._control.get(f"{self.url}/models")
         except (httpx2.HTTPError, OSError) as error:
-            words = without_key(str(error), self._key) or type(error).__name__
+            words = quoted(str(error), self._key) or type(error).__name__
             proxies = [n for n in _PROXIES if os.environ.get(n)]
             way = f" (through {', '.join(proxies)})" if proxies and not self.loopback else ""
             raise NoEndpointError(f"{self.url} cannot be reached{way}: {words}") from error
@@ -278,7 +278,7 @@ def message_of(response: httpx2.Response, key: str | None = None) -> str:
         words = error.get("message") if isinstance(error, dict) else error
     except (ValueError, AttributeError):
         words = response.text
-    told = without_key(str(words or "no reason given"), key).strip()
+    told = quoted(str(words or "no reason given"), key)
     return f"HTTP {response.status_code}: {told[:500]}"
 
 
@@ -288,7 +288,7 @@ def _sorted_connection(error: APIConnectionError, key: str | None) -> TransportE
         cause = cause.__cause__
     if isinstance(cause, aiohttp.ClientConnectorError):
         return UnreachableError(f"cannot connect: {cause}")
-    return TransportError(f"the connection broke: {without_key(str(cause), key)}")
+    return TransportError(f"the connection broke: {quoted(str(cause), key)}")
 
 
 def _seconds(header: str | None) -> float | None:

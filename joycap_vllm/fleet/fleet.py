@@ -13,6 +13,7 @@ from hashlib import blake2b
 from joycap_vllm.errors import (
     FullError,
     NoEndpointError,
+    RejectedError,
     RequestError,
     TransportError,
     UnreachableError,
@@ -20,11 +21,12 @@ from joycap_vllm.errors import (
 from joycap_vllm.fleet.answer import Answer
 from joycap_vllm.fleet.endpoint import Endpoint
 from joycap_vllm.fleet.limits import Limit, LimitOptions
+from joycap_vllm.fleet.proof import proof_request
 
 _POLL = 1.0  # seconds between two looks at a server's metrics
 _POLL_TO_SHOW = 2.0  # the same, where no limit follows them
 _PROBE = (0.25, 5.0)  # first and longest pause between two looks at a server that is down
-_FAILURES = 5  # broken requests in a row after which a server's health is asked for
+_FAILURES = 5  # broken requests in a row after which a server has to show that it is well
 _PAUSE_WHEN_FULL = 1.0  # seconds without new requests where the server names none
 _PAUSE_BOUNDS = (0.25, 60.0)  # whatever it names
 
@@ -151,7 +153,7 @@ class Fleet:
 
         Raises:
             RejectedError, TransportError: As `Endpoint.send`.
-            NoEndpointError: No endpoint could be reached for the whole patience.
+            NoEndpointError: No endpoint was well for the whole patience.
         """
         full_since = 0.0
         while True:
@@ -181,10 +183,20 @@ class Fleet:
         """Whether any endpoint answered after `moment` (event loop's clock)."""
         return any(member.last_answer > moment for member in self.members)
 
-    async def any_healthy(self) -> bool:
-        """Whether any endpoint says at this moment that it is well."""
-        said = await asyncio.gather(*(member.endpoint.healthy() for member in self.members))
-        return any(said)
+    async def still_answers(self, url: str) -> bool:
+        """Whether an endpoint that broke requests answers one about the test picture; if it does
+        not, it takes no requests until it does, whatever it says of its health.
+
+        Raises:
+            NoEndpointError: It refuses the API key.
+        """
+        member = next(member for member in self.members if member.endpoint.url == url)
+        try:
+            await self._test(member)
+        except (FullError, TransportError) as error:
+            self._take_down(member, str(error))
+            return False
+        return True
 
     @contextlib.asynccontextmanager
     async def _place(self, home: str, first: bool) -> AsyncIterator[_Member]:
@@ -223,7 +235,7 @@ class Fleet:
                 await self._up.wait()
         except TimeoutError:
             raise NoEndpointError(
-                f"no endpoint could be reached for {self.options.patience:.0f} s ({self.state})"
+                f"no endpoint has answered for {self.options.patience:.0f} s ({self.state})"
             ) from None
 
     def _best(self, home: str) -> _Member | None:
@@ -277,16 +289,36 @@ class Fleet:
     def _failed(self, member: _Member, error: TransportError) -> None:
         member.failures += 1
         if isinstance(error, UnreachableError) or member.failures >= _FAILURES:
-            member.failures = 0
-            if not member.down_why:
-                member.down_why = str(error)
-                self._keep(self._revive(member))
+            self._take_down(member, str(error))
+
+    def _take_down(self, member: _Member, why: str) -> None:
+        member.failures = 0
+        if not member.down_why:
+            member.down_why = why
+            self._keep(self._revive(member))
         if all(m.down_why for m in self.members):
             self._up.clear()
 
+    async def _test(self, member: _Member) -> None:
+        """Asks about the test picture; as `Endpoint.send`, but whatever words come will do."""
+        with contextlib.suppress(RejectedError):  # who judges a request is at work
+            await member.endpoint.send(proof_request(member.endpoint), self.options.deadline)
+        member.last_answer = _now()
+
+    async def _is_back(self, member: _Member) -> bool:
+        if not await member.endpoint.healthy():
+            return False
+        try:
+            await self._test(member)
+        except RequestError:
+            return False
+        except NoEndpointError:  # the next request will tell that the key is refused
+            pass
+        return True
+
     async def _revive(self, member: _Member) -> None:
         pause = _PROBE[0]
-        while not await member.endpoint.healthy():
+        while not await self._is_back(member):
             await asyncio.sleep(pause)
             pause = min(pause * 2, _PROBE[1])
         await asyncio.sleep(_PROBE[0])

@@ -87,7 +87,7 @@ async def prove_endpoint(endpoint: Endpoint) -> Proof:
     answer: Answer | None = None
     for number in range(_TRIES):
         try:
-            answer = await endpoint.send(_body(endpoint, number), _DEADLINE)
+            answer = await endpoint.send(proof_request(endpoint, number), _DEADLINE)
         except FullError:
             return Proof(endpoint.url, True, (), name)  # busy with others' work, so alive
         except RequestError as error:
@@ -133,7 +133,8 @@ async def _with_tokens(endpoint: Endpoint, answer: Answer, problems: list[str]) 
     )
 
 
-def _body(endpoint: Endpoint, number: int) -> bytes:
+def proof_request(endpoint: Endpoint, number: int = 0) -> bytes:
+    """The body of a request about the test picture; of each number with another seed."""
     sampling: dict[str, object] = {"temperature": 0.3 * number, "max_tokens": 64, "seed": number}
     if endpoint.abilities.vllm is not None:
         sampling["return_token_ids"] = True

@@ -218,7 +218,7 @@ class Plan:
             elif record is not None and self._stands(record, prompt, size):
                 done[prompt.name] = record
                 # The file may have been mended since, or be another; its digest will tell.
-                newer = (changed or 0.0) > record.at
+                newer = _is_later(changed, record.at)
                 if record.outcome == "failed" or newer or _is_another(image, record):
                     todo.append(prompt)
             elif self._is_taken(target, prompt, record):
@@ -282,6 +282,11 @@ def _is_another(image: SourceImage, record: Record) -> bool:
 def _same_size(recorded: int | None, found: int | None) -> bool:
     """Whether a picture's size tells nothing against its being the one that was recorded."""
     return recorded is None or found is None or recorded == found
+
+
+def _is_later(changed: float | None, recorded: float) -> bool:
+    """Whether a picture was changed after it was recorded, where both times are known."""
+    return changed is not None and 0.0 < recorded < changed
 
 
 def handed_out(settings: JobSettings, outcome: str) -> bool:

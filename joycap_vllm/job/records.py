@@ -82,11 +82,12 @@ class Record:
 
 def state_folder(out: Path) -> Path:
     """Where a job's journal lives: `out/.joycap`, or the user's state folder where `out` cannot
-    be written or is no folder of the job's own."""
-    if out != Path(out.anchor) and is_writable(out / ".joycap"):
-        return out / ".joycap"
+    be written or is no folder of the job's own, also later when it can be."""
     name = f"{out.name or 'root'}-{sha256(os.fsencode(out)).hexdigest()[:12]}"
-    return platformdirs.user_state_path("joycap-vllm") / "jobs" / name
+    beside, away = out / ".joycap", platformdirs.user_state_path("joycap-vllm") / "jobs" / name
+    if out == Path(out.anchor) or (away.is_dir() and not beside.is_dir()):
+        return away
+    return beside if is_writable(beside) else away
 
 
 def is_writable(folder: Path) -> bool:

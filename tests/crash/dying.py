@@ -1,9 +1,10 @@
 """Runs joycap until a named call, and dies there by SIGKILL, as if the power of its process went.
 
-`python -m crash.dying MOMENT CALL WHAT NUMBER ARGUMENT...`: MOMENT is `before`, `half` (a write
-that got only about half of its bytes out) or `after`; CALL a function of `os`; WHAT the file that
-it is about: `journal`, `sidecar`, `job` (job.json) or `page`, temporary names included; NUMBER
-counts such calls from 1. Where the call never comes, the command ends as it always does.
+`crash.dying MOMENT CALL WHAT NUMBER ARGUMENT...`: MOMENT is `before`, `half` (only about half of
+the bytes of a write got out, or half of a file that was to be synced) or `after`; CALL a function
+of `os`; WHAT the file that it is about: `journal`, `job` (job.json), `page`, `output`
+(captions.jsonl) or `sidecar`, which is also what the temporary names of all but job.json look like;
+NUMBER counts such calls from 1. Where the call never comes, the command ends as it always does.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-CALLS = ("open", "write", "fdatasync", "fsync", "ftruncate", "replace", "rename", "unlink")
 _KINDS = (
     ("journal", re.compile(r"journal-[^/]*\.jsonl$")),
     ("job", re.compile(r"/\.joycap/(job\.json|\.\w+\.joycap-tmp)$")),
+    ("output", re.compile(r"captions\.jsonl$")),
     ("page", re.compile(r"page\.html$")),
     ("sidecar", re.compile(r"\.txt$|\.joycap-tmp$")),
 )
@@ -46,18 +47,20 @@ def die_at(moment: str, call: str, what: str, number: int) -> None:
         place = arguments[1] if call in ("replace", "rename") else arguments[0]
         if kind_of(place) != what:
             return real(*arguments, **options)
+        if moment == "after":  # of a call that succeeds
+            result = real(*arguments, **options)
         with lock:
             seen += 1
             now = seen == number
-        if now and moment != "after":
-            if moment == "half":
-                data = memoryview(arguments[1])
-                real(arguments[0], data[: len(data) // 2 - 7])  # never the end of a line
-            _die()
-        result = real(*arguments, **options)
         if now:
+            if moment == "half" and call == "fdatasync":
+                os.ftruncate(arguments[0], os.fstat(arguments[0]).st_size // 2)
+            elif moment == "half":
+                data = memoryview(arguments[1])
+                half = data[: len(data) // 2 - 7]  # never the end of a line
+                real(arguments[0], half, *arguments[2:])
             _die()
-        return result
+        return result if moment == "after" else real(*arguments, **options)
 
     setattr(os, call, armed)
 
@@ -67,10 +70,11 @@ def _die() -> None:
     signal.pause()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Runs the command until then."""
     moment, call, what, number, *rest = sys.argv[1:]
     die_at(moment, call, what, int(number))
     sys.argv = ["joycap", *rest]
-    from joycap_vllm.cli import main
+    from joycap_vllm.cli import main as joycap
 
-    main()
+    joycap()

@@ -59,6 +59,7 @@ class Ledger:
         log: The server's log.
         sidecars: The image's sidecar of a prompt, by key and prompt; those of all tasks.
         types: Caption types that are asked.
+        output: The job's JSONL output, which it then has in place of sidecars.
     """
 
     keys: dict[int, str]
@@ -66,6 +67,7 @@ class Ledger:
     log: Path
     sidecars: dict[Task, Path]
     types: tuple[str, ...] = ("descriptive",)
+    output: Path | None = None
     _births: dict[str, int] = field(default_factory=dict)
     _deaths: dict[str, int] = field(default_factory=dict)
     _kept: dict[Task, int] = field(default_factory=dict)
@@ -116,7 +118,7 @@ class Ledger:
                 row["id"] in answered,
             )
             for row in rows
-            if "life" in row
+            if row.get("number") in self.keys  # the test picture is none of the job's
         ]
 
     def in_flight(self) -> dict[str, int]:
@@ -169,6 +171,14 @@ class Ledger:
                 wrong.append(f"{path}: {text!r}")
         return wrong
 
+    def wrong_rows(self) -> list[str]:
+        """Keys that the output has not exactly once, or with another picture's caption."""
+        if self.output is None:
+            return []
+        rows = Counter((row["key"], row["caption"]) for row in read_lines(self.output))
+        right = Counter((key, caption_of(number)) for number, key in self.keys.items())
+        return [f"{key!r}: {caption!r}" for key, caption in (rows - right) + (right - rows)]
+
     def litter(self) -> list[Path]:
         """Temporary files that were left."""
         folders = {self.state, *(path.parent for path in self.sidecars.values())}
@@ -184,7 +194,8 @@ class Ledger:
             ("lost", self.lost()),
             ("doubled", self.doubled().items()),
             ("wrong record", self.wrong_records()),
-            ("wrong sidecar", self.wrong_sidecars()),
+            ("wrong sidecar", self.wrong_sidecars() if self.output is None else ()),
+            ("wrong row", self.wrong_rows()),
             ("left behind", self.litter()),
         ]
         if repeats:

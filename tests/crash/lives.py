@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +12,9 @@ from PIL import Image
 
 from .ledger import Ledger
 from .server import ServerProcess, color_of
+from forking import start
 
-JOYCAP = ("-c", "from joycap_vllm.cli import main; main()")
+JOYCAP = ("joycap_vllm.cli",)
 
 
 def draw(folder: Path, count: int, first: int = 0) -> dict[int, str]:
@@ -34,30 +31,42 @@ def draw(folder: Path, count: int, first: int = 0) -> dict[int, str]:
     return keys
 
 
-class Life:
-    """One process of `joycap caption`, in a process group of its own."""
+def _write_rows(rows: Path, folder: Path, keys: dict[int, str]) -> dict[int, str]:
+    """Names pictures in a manifest, each by a key that is no path; their keys, by number."""
+    named = {number: f'"{number}" / ü\n' for number in keys}
+    lines = [{"key": named[n], "path": str(folder / key)} for n, key in keys.items()]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return named
 
-    def __init__(self, name: str, command: Sequence[str | Path], **options: Any) -> None:
+
+class Life:
+    """One process of joycap.
+
+    Args:
+        name: Its API key, by which the server's log tells it from others.
+        program: The module whose `main` it runs.
+        arguments: What is typed behind its name.
+        folder: Where it says what it says.
+        before: Called in it first.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        program: str,
+        arguments: Sequence[str | Path],
+        folder: Path,
+        before: Callable[[], object] = int,
+    ) -> None:
         self.name = name
-        environment = os.environ | {
-            "OPENAI_API_KEY": name,
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        }
-        self._process = subprocess.Popen(
-            list(map(str, command)),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env=environment | options.pop("env", {}),
-            text=True,
-            **options,
-        )
+        self._said = [folder / f"{name}.{stream}" for stream in ("stdout", "stderr")]
+        environment = os.environ | {"OPENAI_API_KEY": name}
+        self._process = start(arguments, environment, self._said, program=program, before=before)
         self.out = self.err = ""
 
     @property
     def code(self) -> int | None:
-        return self._process.poll()
+        return self._process.exitcode
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -67,24 +76,23 @@ class Life:
         assert counts == data["tasks"]
         return data
 
-    def signal(self, number: int) -> None:
-        self._process.send_signal(number)
-
     def kill(self) -> None:
-        """Kills all of it, and returns when it is dead."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        """Kills it, and returns when it is dead."""
+        self._process.kill()
         self.wait()
 
     def wait(self, seconds: float = 120) -> int:
         """Its exit code, once it has ended."""
-        try:
-            self.out, self.err = self._process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self.out, self.err = self._process.communicate()
-            raise AssertionError(f"{self.name} hangs: {self.err}") from None
-        return self._process.returncode
+        self._process.join(seconds)
+        code = self._process.exitcode
+        if code is None:
+            self._process.kill()
+            self._process.join()
+        self.out, self.err = (
+            file.read_text(errors="replace") if file.exists() else "" for file in self._said
+        )
+        assert code is not None, f"{self.name} hangs: {self.err}"
+        return code
 
 
 class Job:
@@ -96,6 +104,10 @@ class Job:
         count: How many.
         flags: More flags of the command.
         types: Caption types.
+        state: The state folder, where a flag names another one.
+        out: Where sidecars go, where a flag names another place.
+        rows: A manifest to be made that names the pictures by keys of its own; the output is then
+            `captions.jsonl` beside it.
     """
 
     def __init__(
@@ -108,15 +120,21 @@ class Job:
         types: tuple[str, ...] = ("descriptive",),
         state: Path | None = None,
         out: Path | None = None,
+        rows: Path | None = None,
     ) -> None:
         self.folder = folder
         self.server = server
         self.flags = list(flags)
         self._types = types
         keys = draw(folder, count)
-        self._out = out or folder
+        self._out = out or (rows.parent if rows else folder)
+        self._input, output = folder, None
+        if rows is not None:
+            keys = _write_rows(rows, folder, keys)
+            self._input, output = rows, rows.with_name("captions.jsonl")
+            self.flags += ["--format", "jsonl", "--out", output]
         self.ledger = Ledger(
-            keys, state or self._out / ".joycap", server.log, self.sidecars(keys), types
+            keys, state or self._out / ".joycap", server.log, self.sidecars(keys), types, output
         )
         self._born = 0
 
@@ -135,36 +153,34 @@ class Job:
     def begin(
         self,
         *more: str | Path,
-        python: Sequence[str] = JOYCAP,
-        around: Sequence[str] = (),
-        **options: Any,
+        program: Sequence[str] = JOYCAP,
+        before: Callable[[], object] = int,
     ) -> Life:
         """A life of the job's command.
 
         Args:
             more: Flags of this life alone.
-            python: What Python runs.
-            around: A command that runs the command.
-            options: Those of subprocess.Popen.
+            program: A module whose `main` is run, and its first arguments.
+            before: Called in it first.
         """
         return self.begin_other(
-            "caption", self.folder, "--base-url", self.server.url, "--no-check", "--json",
+            "caption", self._input, "--base-url", self.server.url, "--no-check", "--json",
             "--wire", "png", *(word for name in self._types for word in ("--type", name)),
-            *self.flags, *more, python=python, around=around, **options,
+            *self.flags, *more, program=program, before=before,
         )  # fmt: skip
 
     def begin_other(
         self,
         *arguments: str | Path,
-        python: Sequence[str] = JOYCAP,
-        around: Sequence[str] = (),
-        **options: Any,
+        program: Sequence[str] = JOYCAP,
+        before: Callable[[], object] = int,
     ) -> Life:
         """A life of any command of joycap."""
         self._born += 1
         name = f"life-{self._born}"
         self.ledger.born(name)
-        return Life(name, [*around, sys.executable, *python, *arguments], **options)
+        folder = self.ledger.log.parent
+        return Life(name, program[0], [*program[1:], *arguments], folder, before)
 
     def end(self, life: Life) -> Life:
         """Kills a life, if it is not dead yet, and notes what it has left."""

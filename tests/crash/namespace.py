@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 
 class Mounted:
-    """A small tmpfs at `place`, seen by what runs behind `around` and through `seen`.
+    """A small tmpfs at `place`, seen by processes that have called `enter`, and through `seen`.
 
     Args:
         place: An empty folder.
@@ -29,9 +32,9 @@ class Mounted:
             pytest.skip(f"nothing can be mounted here: {why.strip()}")
 
     @property
-    def around(self) -> tuple[str, ...]:
-        """What to put before a command that is to see it."""
-        return ("nsenter", f"--target={self._holder.pid}", "--mount")
+    def enter(self) -> Callable[[], None]:
+        """What a process calls to see it."""
+        return partial(_enter, self._holder.pid)
 
     def seen(self, path: Path) -> Path:
         """A path below `place` as all others can read it."""
@@ -39,8 +42,16 @@ class Mounted:
 
     def remount(self, options: str) -> None:
         subprocess.run(
-            [*self.around, "mount", "-o", f"remount,{options}", str(self.place)], check=True
-        )
+            ["nsenter", f"--target={self._holder.pid}", "--mount", "mount", "-o",
+             f"remount,{options}", str(self.place)],
+            check=True,
+        )  # fmt: skip
 
     def close(self) -> None:
         self._holder.communicate()
+
+
+def _enter(pid: int) -> None:
+    with Path(f"/proc/{pid}/ns/mnt").open() as file:
+        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0):
+            raise OSError(ctypes.get_errno(), "no entry into the mount namespace")

@@ -2,8 +2,8 @@
 
 A line of the log for each request it gets, and one for each that it has answered, written at once,
 so that they outlive it: `{"id": ..., "life": <API key>, "number": <the picture's colour as a
-number>, "prompt": ..., "t": seconds since 1970}` and `{"id": ..., "answered": seconds}`. Lines on
-its stdin change what it does; each is confirmed on stdout.
+number>, "prompt": ..., "t": seconds since 1970}` and `{"id": ..., "answered": seconds}`. What
+comes over its line changes what it does, and is confirmed.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 from fault_server import Asked, FaultServer, Reaction, fail, name_of, say
+from forking import CONTEXT
 
 HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
 FAULTS = {
@@ -93,19 +94,17 @@ class ServerProcess:
         self.log = log
         self._told: dict[str, Any] = {"delay": delay}
         self._port = self._read = self._asked = 0
-        self._process: subprocess.Popen[str] | None = None
+        self._process: ForkServerProcess | None = None
         self.start()
 
     def start(self, **told: Any) -> None:
         """Starts it, or starts it again at the same port, and tells it what to do."""
-        if self._process is not None:
-            self._process.communicate()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "crash.server", self.log, str(self._port)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        )  # fmt: skip
-        self._port = int(self._answer())
+        self.kill()
+        self._line, theirs = CONTEXT.Pipe()
+        self._process = CONTEXT.Process(target=serve, args=(theirs, self.log, self._port))
+        self._process.start()
+        theirs.close()
+        self._port = self._line.recv()
         self.tell(**told)
 
     @property
@@ -121,32 +120,27 @@ class ServerProcess:
                 requests come before the first fault.
         """
         self._told |= told
-        assert self._process is not None
-        assert self._process.stdin is not None
-        print(json.dumps(self._told), file=self._process.stdin, flush=True)
-        assert self._answer() == "done"
-
-    def _answer(self) -> str:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+        self._line.send(self._told)
+        assert self._line.recv() == "done"
 
     def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.communicate()
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._line.close()
 
     def wait_for_signal(self) -> None:
         """Waits until it has killed or stopped itself."""
         assert self._process is not None
-        end = time.monotonic() + 90
-        while os.waitpid(self._process.pid, os.WNOHANG | os.WUNTRACED) == (0, 0):
+        end, status = time.monotonic() + 90, Path(f"/proc/{self._process.pid}/stat")
+        while self._process.is_alive() and status.read_text().rpartition(")")[2].split()[0] != "T":
             assert time.monotonic() < end, "the server goes on"
             time.sleep(0.005)
 
     def go_on(self) -> None:
         assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGCONT)
 
     def asked(self) -> int:
         """How many requests it has got so far, over all its lives."""
@@ -171,14 +165,15 @@ class ServerProcess:
         self.kill()
 
 
-def main(log: str, port: str) -> None:
-    server = _Logging(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), int(port))
-    print(server.port, flush=True)
-    for line in sys.stdin:
-        for name, value in json.loads(line).items():
+def serve(line: Connection, log: Path, port: int) -> None:
+    """Serves until it is killed; tells its port and hears what to do on the line."""
+    server = _Logging(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), port)
+    line.send(server.port)
+    while True:
+        try:
+            told = line.recv()
+        except EOFError:
+            return
+        for name, value in told.items():
             setattr(server, name, value)
-        print("done", flush=True)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+        line.send("done")

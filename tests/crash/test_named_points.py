@@ -12,10 +12,10 @@ from .lives import Job, Life
 POINTS = [
     ("before", "open", "journal", 1),
     ("after", "open", "journal", 1),
-    ("before", "write", "journal", 1),
-    ("half", "write", "journal", 1),
-    ("half", "write", "journal", 4),
-    ("after", "write", "journal", 3),
+    ("before", "pwrite", "journal", 1),
+    ("half", "pwrite", "journal", 1),
+    ("half", "pwrite", "journal", 4),
+    ("after", "pwrite", "journal", 3),
     ("before", "fdatasync", "journal", 2),
     ("after", "fdatasync", "journal", 1),
     ("after", "fdatasync", "journal", 4),
@@ -37,7 +37,7 @@ def name_of(point: tuple[str, str, str, int]) -> str:
 
 def die(job: Job, point: tuple[str, str, str, int]) -> Life:
     """A life that ends at this point."""
-    life = job.begin(python=("-m", "crash.dying", *map(str, point)))
+    life = job.begin(program=("crash.dying", *map(str, point)))
     code = life.wait()
     assert code == -signal.SIGKILL, f"it never came to {name_of(point)}: {life.err}"
     return job.end(life)
@@ -62,7 +62,7 @@ def test_who_dies_while_the_settings_are_written_begins_anew(
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_who_dies_while_a_torn_line_is_cut_off_has_it_cut_off_later(job: Job, moment: str) -> None:
-    die(job, ("half", "write", "journal", 3))
+    die(job, ("half", "pwrite", "journal", 3))
     assert job.ledger.is_torn()
     die(job, (moment, "ftruncate", "journal", 1))
     job.finish()
@@ -89,7 +89,7 @@ def test_who_dies_while_the_report_is_written_leaves_the_old_page(
     page = job.folder / "page.html"
     page.write_text("old")
     life = job.begin_other(
-        "report", job.folder, "--html", page, python=("-m", "crash.dying", *map(str, point))
+        "report", job.folder, "--html", page, program=("crash.dying", *map(str, point))
     )
 
     assert life.wait() == -signal.SIGKILL, life.err

@@ -132,6 +132,17 @@ async def test_a_fleet_that_stays_away_ends_the_patience() -> None:
             await fleet.ask("x", make_body)
 
 
+async def test_the_work_of_an_endpoint_that_only_says_that_it_is_well_goes_elsewhere() -> None:
+    with serving(lambda _: fail(500)) as broken, serving() as well:
+        async with Fleet([Endpoint(broken.url), Endpoint(well.url)]) as fleet:
+            assert await fleet.still_answers(well.url)
+            assert not await fleet.still_answers(broken.url)
+            replies = [await fleet.ask(str(n), make_body) for n in range(8)]
+            assert fleet.members[0].down_why
+
+    assert {reply.endpoint for reply in replies} == {well.url}
+
+
 async def test_a_queue_at_the_server_lowers_the_limit(server: FaultServer) -> None:
     server.gauges = (4, 100)
     endpoint = Endpoint(server.url)

@@ -58,7 +58,7 @@ async def test_an_answer_comes_with_its_finish_reason_and_tokens(server: FaultSe
     ("reaction", "error", "words"),
     [
         (fail(400, "bad image"), RejectedError, "bad image"),
-        (fail(422, "odd"), RejectedError, "odd"),
+        (fail(422, "odd\r\n  in lines\n"), RejectedError, "odd in lines$"),
         (fail(501), RejectedError, "501"),
         (fail(429), FullError, "429"),
         (fail(503), FullError, "503"),
@@ -85,9 +85,11 @@ async def test_every_failure_is_sorted_by_what_can_be_done(
 ) -> None:
     with serving(lambda _: reaction) as server:
         endpoint = Endpoint(server.url)
-        with pytest.raises(error, match=words):
+        with pytest.raises(error, match=words) as caught:
             await endpoint.send(body(), 0.5 if reaction.hang else 20)
         await endpoint.close()
+
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -173,12 +173,35 @@ def test_a_key_that_is_refused_ends_the_job_and_the_summary_is_there(tmp_path: P
     assert json.loads(done.stdout)["ok"] == 4
 
 
-def test_a_single_picture_that_breaks_a_healthy_server_fails_soon(tmp_path: Path) -> None:
-    make_pictures(tmp_path, 1)
-    with serving(lambda _: fail(500)) as server:
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_picture_that_alone_breaks_a_healthy_server_fails_soon(
+    tmp_path: Path, count: int
+) -> None:
+    def poisoned(asked: Asked) -> Reaction:
+        return Reaction(reset=True) if asked.color == color_of(0) else truthful(asked)
+
+    make_pictures(tmp_path, count)
+    with serving(poisoned) as server:
         summary = caption(tmp_path, server, "--no-check", code=1)
 
-    assert summary["failed"] == 1
+    (failed,) = (r for r in records(tmp_path) if r["outcome"] == "failed")
+    assert (summary["ok"], summary["failed"]) == (count - 1, 1)
+    assert "the server broke 5 times on it and is well otherwise" in failed["why"]
+
+
+def test_a_server_that_only_says_that_it_is_well_is_waited_for_and_no_picture_is_blamed(
+    tmp_path: Path,
+) -> None:
+    make_pictures(tmp_path, 1)
+    with serving(lambda _: fail(500, "out of memory")) as server:
+        flags = ["--base-url", server.url, "--no-check", "--patience", "1"]
+        stopped = joycap("caption", tmp_path, *flags, code=3)
+        server.script = truthful
+        summary = caption(tmp_path, server)
+
+    assert "no endpoint has answered for 1 s" in stopped.stderr
+    assert "out of memory" in stopped.stderr
+    assert (summary["ok"], summary["skipped"]) == (1, 0)
 
 
 def test_a_server_that_only_refuses_stops_the_job_and_again_mends_it(tmp_path: Path) -> None:
@@ -219,15 +242,15 @@ def test_no_secret_is_shown_and_a_line_feed_behind_a_key_does_no_harm(
     assert "PASS" not in url.stderr
 
 
-@pytest.mark.parametrize("status", [400, 500])
+@pytest.mark.parametrize(("status", "code"), [(400, 1), (500, 3)])
 def test_a_key_that_a_server_repeats_gets_into_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, code: int
 ) -> None:
     make_pictures(tmp_path, 2)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-SECRETSECRET")
     with serving(lambda _: fail(status, "bad: key sk-SECRETSECRET is over quota")) as server:
-        flags = ["--base-url", server.url, "--no-check", "--retries", "1", "--json"]
-        done = joycap("caption", tmp_path, *flags, code=1)
+        flags = ["--base-url", server.url, "--no-check", "--patience", "1", "--json"]
+        done = joycap("caption", tmp_path, *flags, code=code)
     told = joycap("report", tmp_path, "--json", "--html", tmp_path / "page.html")
     files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     said = [done.stdout, done.stderr, told.stdout, told.stderr]
