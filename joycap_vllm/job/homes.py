@@ -58,14 +58,22 @@ class Homes:
         """The sidecars of an image that is no file, by its whole key, which nobody shares."""
         parts = [part for part in key.split("/") if part not in ("", "..", ".")]
         safe = [_CONTROL.sub("_", re.sub(r"\A\.", "_", part)) for part in parts]
-        name = "/".join(safe)
-        if name != key or any(len(os.fsencode(part)) > _LONGEST for part in safe):
+        odd = "/".join(safe) != key or any(len(os.fsencode(part)) > _LONGEST for part in safe)
+        if odd or self._is_anothers(safe):
             digest = hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=6).hexdigest()
             safe = [part[: _LONGEST // 4] for part in safe] or ["image"]
             safe[-1] = f"{safe[-1]}-{digest}"
         return self._sidecars.target(
             self._sidecars.place(self._root).joinpath(*safe[:-1]), safe[-1]
         )
+
+    def _is_anothers(self, parts: list[str]) -> bool:
+        """Whether a file of the folder, or another key's second caption, may have this name."""
+        folder, stem = self._folder(os.path.join(self._root, *parts[:-1])), parts[-1]  # noqa: PTH118
+        if any(stem + ending in folder.owners for ending in self._sidecars.endings):
+            return True
+        first, *others = self._sidecars.endings
+        return any(stem.endswith(ending.removesuffix(first)) for ending in others)
 
     def _owns(self, folder: _Folder, stem: str, name: str) -> bool:
         """Whether a stem is this file's, which the folder's listing may not have shown."""
@@ -87,9 +95,9 @@ class Homes:
             if stem != stem_of(name):
                 folder.renamed[name] = stem
         self._folders[path] = folder
-        self._held += len(folder.owners)
+        self._held += len(folder.owners) + 1
         while self._held > _REMEMBERED and len(self._folders) > 1:
-            self._held -= len(self._folders.popitem(last=False)[1].owners)
+            self._held -= len(self._folders.popitem(last=False)[1].owners) + 1
         return folder
 
     def _kept(self, path: str, names: list[str]) -> dict[str, str]:

@@ -186,6 +186,22 @@ def test_no_two_keys_share_a_sidecar(keys: set[str]) -> None:
     assert len(set(files)) == len(keys)
 
 
+def test_a_key_takes_no_sidecar_of_a_file_or_of_another_keys_second_caption(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.png").touch()
+    sidecars = Sidecars(SidecarOptions(("d", "tags"), tmp_path))
+    homes = Homes(sidecars, tmp_path, read_records(tmp_path))
+    images = [
+        SourceImage("a.png", FilePlace(f"{tmp_path}/a.png")),
+        *(SourceImage(key, NoPlace("")) for key in ("a", "b", "b.tags")),
+    ]
+    files = [file for image in images for file in homes.of(image)[0].files.values()]
+
+    assert len(set(files)) == 8
+    assert files[0].name == "a.txt"
+
+
 def test_rows_of_a_manifest_have_the_sidecars_that_their_folder_would_give_them(
     tmp_path: Path,
 ) -> None:
