@@ -22,6 +22,9 @@ CONTEXT.set_forkserver_preload([
     "forking", "joycap_vllm.cli.running", "joycap_vllm.cli.linting", "joycap_vllm.job.run",
     "joycap_vllm.job.report", "joycap_vllm.job.page", "joycap_vllm.job.export", "crash.server",
     "crash.dying",
+    # What the first request and the first picture would import.
+    "httpcore2", "anyio._backends._asyncio", "joycap_vllm.images.decoders", "PIL.BmpImagePlugin",
+    "PIL.GifImagePlugin", "PIL.JpegImagePlugin", "PIL.PngImagePlugin", "PIL.PpmImagePlugin",
 ])  # fmt: skip
 
 

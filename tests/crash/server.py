@@ -133,7 +133,7 @@ class ServerProcess:
         """Waits until it has killed or stopped itself."""
         assert self._process is not None
         end, status = time.monotonic() + 90, Path(f"/proc/{self._process.pid}/stat")
-        while self._process.is_alive() and status.read_text().rpartition(")")[2].split()[0] != "T":
+        while self._process.is_alive() and _state(status) not in ("T", ""):
             assert time.monotonic() < end, "the server goes on"
             time.sleep(0.005)
 
@@ -177,3 +177,11 @@ def serve(line: Connection, log: Path, port: int) -> None:
         for name, value in told.items():
             setattr(server, name, value)
         line.send("done")
+
+
+def _state(status: Path) -> str:
+    """The letter of a process's state as its file in /proc tells it; empty once it is gone."""
+    try:
+        return status.read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
