@@ -55,23 +55,10 @@ class Table:
 
     def add(self, digest: bytes) -> int:
         """The newest row of a digest, or 0 where there was none and one was added."""
-        head: int
-        tail: int
-        head, tail = _PARTS.unpack(digest)
-        heads, slots = self._heads, self._slots
-        mask = len(slots) - 1
-        slot = head & mask
-        while row := slots[slot]:
-            if heads[row] == head and self._tails[row] == tail:
-                return row
-            slot = (slot + 1) & mask
-        slots[slot] = len(heads)
-        heads.append(head)
-        self._tails.append(tail)
-        self._known += 1
-        if self._known > _FULL * len(slots):
-            self.reserve(self._known)
-        return 0
+        row = self.find(digest)
+        if not row:
+            self.extend(digest)
+        return row
 
     def extend(self, digests: bytes) -> list[tuple[int, int]]:
         """Adds a row for each of many digests, also for those that are there already.
