@@ -62,7 +62,7 @@ def line_of(number: int, made: Outcome) -> bytes:
         prompt="descriptive",
         fingerprint="0123456789abcdef",
         outcome=made,
-        image=Prepared(b"data:,", 1024, 768, 150_000 + number % 1000, f"{number:064x}"),
+        image=Prepared(b"", "image/jpeg", 1024, 768, 150_000 + number % 1000, f"{number:064x}"),
         asked=None,
         stem=None,
         now=1.7e9 + number / 100,

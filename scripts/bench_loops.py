@@ -83,7 +83,8 @@ async def answers(
             model=endpoint.abilities.model,
             system=prompt.system,
             text=prompt.text,
-            data_url=image.data_url,
+            picture=image.data,
+            mime=image.mime,
             sampling={"top_p": 0.9, "max_tokens": 512, "seed": seed_of(str(number)), **fields},
         )
         async with at_once:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
+import pybase64
 
 _MARK = "@image@"
 _QUOTED_MARK = f'"{_MARK}"'.encode()
@@ -16,7 +17,8 @@ def request_body(
     model: str,
     system: str,
     text: str,
-    data_url: bytes,
+    picture: bytes,
+    mime: str,
     sampling: Mapping[str, Any],
 ) -> bytes:
     """A chat completion request: system message first, then the image, then the text.
@@ -25,7 +27,8 @@ def request_body(
         model: The model's name by the server.
         system: System prompt; empty sends none.
         text: What is asked.
-        data_url: The image as a `data:` URL; plain ASCII without quotes.
+        picture: The image as it is sent.
+        mime: What it is, such as `image/jpeg`.
         sampling: All other fields, such as `temperature`.
     """
     messages: list[dict[str, Any]] = []
@@ -42,8 +45,10 @@ def request_body(
             b"," if messages else b"",
             b'{"role":"user","content":[',
             before,
-            b'"',
-            data_url,
+            b'"data:',
+            mime.encode(),
+            b";base64,",
+            pybase64.b64encode(picture),
             b'"',
             after,
             b",",

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
-import pybase64
 from PIL import Image, ImageDraw
 
 from joycap_vllm.errors import FullError, NoEndpointError, RequestError
@@ -59,12 +58,12 @@ class Proof:
 
 @cache
 def test_picture() -> bytes:
-    """A large red circle on white as a PNG data URL."""
+    """A large red circle on white as a PNG."""
     picture = Image.new("RGB", (384, 384), (245, 245, 243))
     ImageDraw.Draw(picture).ellipse((102, 102, 282, 282), fill=(215, 35, 40))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    return b"data:image/png;base64," + pybase64.b64encode(buffer.getvalue())
+    return buffer.getvalue()
 
 
 async def prove(base_url: str, *, model: str | None = None, api_key: str | None = None) -> Proof:
@@ -143,7 +142,8 @@ def proof_request(endpoint: Endpoint, number: int = 0) -> bytes:
         model=endpoint.abilities.model,
         system=prompt.system,
         text=prompt.text,
-        data_url=test_picture(),
+        picture=test_picture(),
+        mime="image/png",
         sampling=sampling,
     )
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal
 
-import pybase64
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from joycap_vllm.errors import ImageError
@@ -47,14 +46,16 @@ class Prepared:
     """One image, ready to be sent.
 
     Args:
-        data_url: `data:image/...;base64,...`, made once for all requests about this image.
+        data: The picture as it is sent, made once for all requests about this image.
+        mime: What it is, such as `image/jpeg`.
         width: Width of the picture as stored, in pixels.
         height: Height likewise.
         size: Bytes of the picture as stored.
         sha256: Hex digest of the picture as stored.
     """
 
-    data_url: bytes
+    data: bytes
+    mime: str
     width: int
     height: int
     size: int
@@ -86,7 +87,8 @@ def prepare(data: bytes, wire: Wire = "jpeg", limits: Limits | None = None) -> P
     except Exception as error:  # a decoder may raise anything at all on a damaged file
         raise ImageError(f"the image is damaged: {_in_words(error)}") from error
     return Prepared(
-        data_url=f"data:image/{wire};base64,".encode() + pybase64.b64encode(_encode(small, wire)),
+        data=_encode(small, wire),
+        mime=f"image/{wire}",
         width=width,
         height=height,
         size=len(data),

@@ -124,7 +124,7 @@ def task_entry(
 ) -> dict[str, Any]:
     """What it takes to judge and record the answer to a request."""
     facts = asdict(image)
-    del facts["data_url"]
+    del facts["data"], facts["mime"]
     varies = prompt.template or bool(prompt.choices)
     return {
         "key": planned.image.key,
@@ -202,7 +202,8 @@ def _request(
         model=model,
         system=asked.system,
         text=asked.text,
-        data_url=image.data_url,
+        picture=image.data,
+        mime=image.mime,
         sampling={
             "temperature": asked.temperature,
             "max_tokens": asked.max_tokens,

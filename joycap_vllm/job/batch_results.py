@@ -141,7 +141,7 @@ def _line(
         prompt=prompt.name,
         fingerprint=entry["fp"],
         outcome=outcome,
-        image=Prepared(data_url=b"", **entry["image"]),
+        image=Prepared(data=b"", mime="", **entry["image"]),
         asked=entry["asked"],
         stem=entry["stem"],
         now=time.time(),

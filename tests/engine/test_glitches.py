@@ -41,7 +41,8 @@ async def test_a_list_that_was_none_is_held_to_its_form(joy: Captioner) -> None:
             model=endpoint.abilities.model,
             system=prompt.system,
             text=prose,
-            data_url=image.data_url,
+            picture=image.data,
+            mime=image.mime,
             sampling=sampling,
         )
         return (await endpoint.send(body, 60)).text

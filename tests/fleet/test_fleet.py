@@ -14,7 +14,9 @@ from fault_server import Asked, FaultServer, Reaction, fail, say, serving, truth
 
 
 def make_body(endpoint: Endpoint) -> bytes:
-    return request_body(model="m", system="", text="What?", data_url=the_picture(), sampling={})
+    return request_body(
+        model="m", system="", text="What?", picture=the_picture(), mime="image/png", sampling={}
+    )
 
 
 async def test_all_requests_about_an_image_go_to_its_home_while_there_is_room() -> None:

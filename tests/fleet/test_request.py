@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
@@ -24,9 +25,18 @@ from joycap_vllm.fleet.proof import test_picture as the_picture
 from fault_server import Asked, FaultServer, Reaction, fail, say, serving
 
 
+def the_url() -> str:
+    return f"data:image/png;base64,{base64.b64encode(the_picture()).decode()}"
+
+
 def body(text: str = "Describe.", system: str = "Be helpful.") -> bytes:
     return request_body(
-        model="m", system=system, text=text, data_url=the_picture(), sampling={"seed": 1}
+        model="m",
+        system=system,
+        text=text,
+        picture=the_picture(),
+        mime="image/png",
+        sampling={"seed": 1},
     )
 
 
@@ -35,7 +45,7 @@ def test_the_spliced_body_is_the_json_that_an_encoder_would_make(text: str, syst
     user = {
         "role": "user",
         "content": [
-            {"type": "image_url", "image_url": {"url": the_picture().decode()}},
+            {"type": "image_url", "image_url": {"url": the_url()}},
             {"type": "text", "text": text},
         ],
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import random
 
-import pybase64
 import pytest
 from PIL import Image, ImageChops
 
@@ -26,7 +25,7 @@ def encoded(picture: Image.Image, form: str, **options: object) -> bytes:
 
 
 def sent(prepared: Prepared) -> Image.Image:
-    return Image.open(io.BytesIO(pybase64.b64decode(prepared.data_url.split(b",", 1)[1])))
+    return Image.open(io.BytesIO(prepared.data))
 
 
 def same(one: Image.Image, other: Image.Image) -> bool:

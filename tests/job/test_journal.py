@@ -21,7 +21,7 @@ from joycap_vllm.images import Prepared
 from joycap_vllm.job import Journal, read_records, state_folder
 from joycap_vllm.job.journal import make_line
 
-IMAGE = Prepared(b"data:,", 640, 480, 1234, "ab" * 32)
+IMAGE = Prepared(b"", "image/jpeg", 640, 480, 1234, "ab" * 32)
 
 
 def line(key: str, caption: str = "A dog.", at: float = 1.0) -> bytes:
