@@ -15,13 +15,12 @@ import contextlib
 import io
 import json
 import random
-import signal
-import socket
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+from serving import nano_server
 
 from joycap_vllm import Captioner, CaptionerOptions, Outcome, Prompt, Sampling, build_prompt
 from joycap_vllm.captioner import seed_of
@@ -35,29 +34,6 @@ from draw_pictures import draw, random_scene
 
 TYPES = ("descriptive", "straightforward", "booru-like-tag-list")  # those that the nano knows
 FEW_WORDS = " red circle,"
-
-
-@contextlib.contextmanager
-def nano_server() -> Iterator[str]:
-    """`joycap serve nano` for the length of a block; its base URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    call = "from joycap_vllm.cli import main; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", call, "serve", "nano", "--port", str(port), "--json"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None  # noqa: S101
-        told = process.stdout.readline()
-        if not told:
-            sys.exit("the server did not start")
-        yield json.loads(told)[0]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
 
 
 async def outcomes(joy: Captioner, images: Sequence[Prepared], heat: float) -> list[Outcome]:
