@@ -14,7 +14,7 @@ from joycap_vllm.errors import (
     TransportError,
     UnreachableError,
 )
-from joycap_vllm.fleet import Answer, Endpoint, Fleet, Reply, Usage, request_body
+from joycap_vllm.fleet import Answer, Body, Endpoint, Fleet, Reply, Usage, request_body
 from joycap_vllm.glitch import (
     Ending,
     Glitch,
@@ -172,7 +172,7 @@ class Task:
     def _next(self, means: Means) -> Next:
         return next_request(self._question, self._tried, means, retries=self._retries)
 
-    def _body(self, endpoint: Endpoint) -> bytes:
+    def _body(self, endpoint: Endpoint) -> Body:
         abilities = endpoint.abilities
         self._asked = asked = self._next(Means(abilities.vllm, abilities.context))
         return request_body(
