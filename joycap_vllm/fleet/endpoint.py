@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import httpx2
+from aiohttp.abc import AbstractStreamWriter
 from openai import DefaultAioHttpClient
 
 from joycap_vllm.errors import (
@@ -34,6 +34,7 @@ KEEP_ALIVE = 3.0
 _NAMELESS = "joycaption"  # asked for where a server lists no models and none is named
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 _HOST = re.compile(r"[\w.:%-]+")
+_NO_AUTH = httpx2.Auth()  # the key is in the headers; saves a look into the URL
 _MOST_REQUESTS = 1e9  # that a server may say it has
 _VLLM_GAUGE = re.compile(r"^vllm:num_requests_(running|waiting)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
@@ -82,15 +83,22 @@ def normal_url(url: str) -> str:
     return url if parts.path else f"{url}/v1"
 
 
-class _Stream(httpx2.AsyncByteStream):
-    """A body on its way; begun anew whenever it is sent."""
+class _Sent(aiohttp.Payload, httpx2.AsyncByteStream):
+    """A body on its way, begun anew whenever it is sent; as a payload of aiohttp's it is written
+    as it is made, and its length is known."""
+
+    _autoclose = True  # there is nothing to close
 
     def __init__(self, body: Body) -> None:
-        self._body = body
+        super().__init__(body, content_type="application/json")
+        self._size = len(body)
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece in self._body.pieces():
-            yield piece
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return bytes(self._value).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        for piece in self._value.pieces():
+            await writer.write(piece)
 
 
 class Endpoint:
@@ -118,10 +126,7 @@ class Endpoint:
             limits=limits,
             timeout=httpx2.Timeout(None, connect=CONTROL_TIMEOUT),
             trust_env=not self.loopback,
-            headers={
-                "Authorization": f"Bearer {api_key or 'none'}",
-                "Content-Type": "application/json",
-            },
+            headers={"Authorization": f"Bearer {api_key or 'none'}"},
         )
         self._address = httpx2.URL(f"{self.url}/chat/completions")
         self._control = httpx2.AsyncClient(
@@ -155,9 +160,12 @@ class Endpoint:
             TransportError: No whole answer came.
             NoEndpointError: The server refuses the API key.
         """
+        request = httpx2.Request(
+            "POST", self._address, headers=self._client.headers, stream=_Sent(body)
+        )
         try:
             async with asyncio.timeout(deadline):
-                response = await self._client.send(self._request(body))
+                response = await self._client.send(request, auth=_NO_AUTH)
         except TimeoutError as error:
             raise TransportError(f"no answer within {deadline:.0f} s") from error
         except (httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
@@ -167,11 +175,6 @@ class Endpoint:
         if not response.is_success:
             raise sorted_status(response, key=self._key)
         return read_answer(response.content, key=self._key)
-
-    def _request(self, body: Body) -> httpx2.Request:
-        headers = self._client.headers.copy()
-        headers["Content-Length"] = str(len(body))
-        return httpx2.Request("POST", self._address, headers=headers, stream=_Stream(body))
 
     async def probe(self, model: str | None) -> Abilities:
         """Asks what the server is, and keeps the answer.

@@ -210,7 +210,13 @@ class _Run:
         if isinstance(image, str):
             return await self._fail(planned, todo, image, done)
         todo = [p for p in todo if p.name not in done or done[p.name].sha256 != image.sha256]
-        texts = await asyncio.to_thread(self._texts, planned, todo)
+        if any(prompt.template for prompt in todo):  # whose variables may stand in files
+            texts = await asyncio.to_thread(self._texts, planned, todo)
+        else:
+            texts = self._texts(planned, todo)
+        if len(todo) == 1:
+            (prompt,) = todo
+            return {prompt.name: await self._task(planned, image, prompt, texts[prompt.name])}
         async with asyncio.TaskGroup() as group:
             asked = {
                 prompt.name: group.create_task(
