@@ -14,7 +14,7 @@ from joycap_vllm.errors import (
     TransportError,
     UnreachableError,
 )
-from joycap_vllm.fleet import Answer, Endpoint, Fleet, Reply, Usage, request_body
+from joycap_vllm.fleet import Answer, Body, Endpoint, Fleet, Reply, Usage, request_body
 from joycap_vllm.glitch import (
     Ending,
     Glitch,
@@ -111,7 +111,7 @@ class Task:
         self._answers: list[Answer] = []
         self._tried: list[Tried] = []
         self._whys: list[str] = []
-        self._asked = self._next(Means())
+        self._asked: Next
 
     async def run(self) -> Outcome:
         """Attempts until a caption, a refusal of the request, or the end of all attempts.
@@ -169,12 +169,11 @@ class Task:
                     raise NoEndpointError(f"{words}: {error}") from error
             await asyncio.sleep(min(_BROKEN_PAUSE[0] * 2**broken, _BROKEN_PAUSE[1]))
 
-    def _next(self, means: Means) -> Next:
-        return next_request(self._question, self._tried, means, retries=self._retries)
-
-    def _body(self, endpoint: Endpoint) -> bytes:
+    def _body(self, endpoint: Endpoint) -> Body:
         abilities = endpoint.abilities
-        self._asked = asked = self._next(Means(abilities.vllm, abilities.context))
+        means = Means(abilities.vllm, abilities.context)
+        asked = next_request(self._question, self._tried, means, retries=self._retries)
+        self._asked = asked
         return request_body(
             model=abilities.model,
             system=asked.system,

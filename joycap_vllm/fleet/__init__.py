@@ -1,7 +1,7 @@
 """The endpoints of a job: what they are, how much each can take, where a request goes."""
 
 from joycap_vllm.fleet.answer import Answer, Usage, read_answer
-from joycap_vllm.fleet.body import request_body
+from joycap_vllm.fleet.body import Body, request_body
 from joycap_vllm.fleet.endpoint import Abilities, Endpoint, normal_url
 from joycap_vllm.fleet.fleet import Fleet, FleetOptions, Reply
 from joycap_vllm.fleet.limits import Change, Limit, LimitOptions
@@ -10,6 +10,7 @@ from joycap_vllm.fleet.proof import Proof, prove, prove_endpoint, require
 __all__ = [
     "Abilities",
     "Answer",
+    "Body",
     "Change",
     "Endpoint",
     "Fleet",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -10,6 +11,40 @@ import pybase64
 
 _MARK = "@image@"
 _QUOTED_MARK = f'"{_MARK}"'.encode()
+# Bytes of a picture that are encoded at once, a multiple of 3. Such a piece is sent in one call,
+# and is small enough for the memory of the one before it to be used again.
+PIECE = 72 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A whole request, of which only the picture's own bytes take memory: its base64 is made piece
+    by piece while it is sent, as often as it is sent. `len` and `bytes` are those of the whole.
+
+    Args:
+        head: What stands before the base64.
+        picture: The image as it is sent.
+        tail: What stands after it.
+    """
+
+    head: bytes
+    picture: bytes
+    tail: bytes
+
+    def __len__(self) -> int:
+        return len(self.head) + (len(self.picture) + 2) // 3 * 4 + len(self.tail)
+
+    def __bytes__(self) -> bytes:
+        return b"".join((self.head, pybase64.b64encode(self.picture), self.tail))
+
+    def pieces(self) -> Iterator[bytes]:
+        """The whole in order; in one piece where the picture is no more than that."""
+        view, last = memoryview(self.picture), max(len(self.picture) - 1, 0) // PIECE
+        for number in range(last + 1):
+            piece = pybase64.b64encode(view[number * PIECE : (number + 1) * PIECE])
+            head = self.head if number == 0 else b""
+            tail = self.tail if number == last else b""
+            yield b"".join((head, piece, tail)) if head or tail else piece
 
 
 def request_body(
@@ -20,7 +55,7 @@ def request_body(
     picture: bytes,
     mime: str,
     sampling: Mapping[str, Any],
-) -> bytes:
+) -> Body:
     """A chat completion request: system message first, then the image, then the text.
 
     Args:
@@ -39,21 +74,10 @@ def request_body(
     before, after = image.split(_QUOTED_MARK)
     question = orjson.dumps({"type": "text", "text": text})
     options = orjson.dumps({"stream": False, **sampling})[1:]
-    return b"".join(
-        (
-            head,
-            b"," if messages else b"",
-            b'{"role":"user","content":[',
-            before,
-            b'"data:',
-            mime.encode(),
-            b";base64,",
-            pybase64.b64encode(picture),
-            b'"',
-            after,
-            b",",
-            question,
-            b"]}],",
-            options,
-        )
+    comma = b"," if messages else b""
+    return Body(
+        head=b'%b%b{"role":"user","content":[%b"data:%b;base64,'
+        % (head, comma, before, mime.encode()),
+        picture=picture,
+        tail=b'"%b,%b]}],%b' % (after, question, options),
     )

@@ -11,14 +11,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import httpx2
-from openai import (
-    APIConnectionError,
-    APIResponseValidationError,
-    APIStatusError,
-    AsyncOpenAI,
-    AuthenticationError,
-    DefaultAioHttpClient,
-)
+from aiohttp.abc import AbstractStreamWriter
+from openai import DefaultAioHttpClient
 
 from joycap_vllm.errors import (
     FullError,
@@ -30,6 +24,7 @@ from joycap_vllm.errors import (
     UsageError,
 )
 from joycap_vllm.fleet.answer import Answer, read_answer
+from joycap_vllm.fleet.body import Body
 from joycap_vllm.fleet.hiding import quoted
 
 CONTROL_TIMEOUT = 10.0  # seconds for health, models and metrics
@@ -39,6 +34,7 @@ KEEP_ALIVE = 3.0
 _NAMELESS = "joycaption"  # asked for where a server lists no models and none is named
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 _HOST = re.compile(r"[\w.:%-]+")
+_NO_AUTH = httpx2.Auth()  # the key is in the headers; saves a look into the URL
 _MOST_REQUESTS = 1e9  # that a server may say it has
 _VLLM_GAUGE = re.compile(r"^vllm:num_requests_(running|waiting)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
@@ -87,6 +83,24 @@ def normal_url(url: str) -> str:
     return url if parts.path else f"{url}/v1"
 
 
+class _Sent(aiohttp.Payload, httpx2.AsyncByteStream):
+    """A body on its way, begun anew whenever it is sent; as a payload of aiohttp's it is written
+    as it is made, and its length is known."""
+
+    _autoclose = True  # there is nothing to close
+
+    def __init__(self, body: Body) -> None:
+        super().__init__(body, content_type="application/json")
+        self._size = len(body)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return bytes(self._value).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        for piece in self._value.pieces():
+            await writer.write(piece)
+
+
 class Endpoint:
     """One OpenAI-compatible server.
 
@@ -106,13 +120,15 @@ class Endpoint:
             max_keepalive_connections=connections,
             keepalive_expiry=KEEP_ALIVE,
         )
-        self._client = AsyncOpenAI(
-            base_url=self.url,
-            api_key=api_key or "none",
-            max_retries=0,
+        # The openai client's own transport and its limits, without what the client does around each
+        # request: that costs more than all else, and nothing of it is wanted here.
+        self._client = DefaultAioHttpClient(
+            limits=limits,
             timeout=httpx2.Timeout(None, connect=CONTROL_TIMEOUT),
-            http_client=DefaultAioHttpClient(limits=limits, trust_env=not self.loopback),
+            trust_env=not self.loopback,
+            headers={"Authorization": f"Bearer {api_key or 'none'}"},
         )
+        self._address = httpx2.URL(f"{self.url}/chat/completions")
         self._control = httpx2.AsyncClient(
             timeout=CONTROL_TIMEOUT,
             follow_redirects=True,
@@ -128,14 +144,14 @@ class Endpoint:
 
     async def close(self) -> None:
         """Closes every connection."""
-        await self._client.close()
+        await self._client.aclose()
         await self._control.aclose()
 
-    async def send(self, body: bytes, deadline: float) -> Answer:
+    async def send(self, body: Body, deadline: float) -> Answer:
         """One request, one answer.
 
         Args:
-            body: The whole JSON body.
+            body: The whole request.
             deadline: Seconds until the connection is closed, which frees the server.
 
         Raises:
@@ -144,26 +160,21 @@ class Endpoint:
             TransportError: No whole answer came.
             NoEndpointError: The server refuses the API key.
         """
+        request = httpx2.Request(
+            "POST", self._address, headers=self._client.headers, stream=_Sent(body)
+        )
         try:
             async with asyncio.timeout(deadline):
-                response = await self._client.post(
-                    "/chat/completions",
-                    cast_to=httpx2.Response,
-                    content=body,
-                    options={"headers": {"Content-Type": "application/json"}},
-                )
-            return read_answer(response.content, key=self._key)
+                response = await self._client.send(request, auth=_NO_AUTH)
         except TimeoutError as error:
             raise TransportError(f"no answer within {deadline:.0f} s") from error
-        except AuthenticationError as error:
-            raise NoEndpointError(self._key_refused()) from error
-        except APIStatusError as error:
-            raise sorted_status(error.response, key=self._key) from error
-        except APIConnectionError as error:
+        except (httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
             raise _sorted_connection(error, self._key) from error
-        except (APIResponseValidationError, httpx2.HTTPError, OSError) as error:
-            words = quoted(str(error), self._key)
-            raise TransportError(f"the answer broke off: {words}") from error
+        if response.status_code == 401:
+            raise NoEndpointError(self._key_refused())
+        if not response.is_success:
+            raise sorted_status(response, key=self._key)
+        return read_answer(response.content, key=self._key)
 
     async def probe(self, model: str | None) -> Abilities:
         """Asks what the server is, and keeps the answer.
@@ -282,7 +293,7 @@ def message_of(response: httpx2.Response, key: str | None = None) -> str:
     return f"HTTP {response.status_code}: {told[:500]}"
 
 
-def _sorted_connection(error: APIConnectionError, key: str | None) -> TransportError:
+def _sorted_connection(error: Exception, key: str | None) -> TransportError:
     cause: BaseException = error
     while cause.__cause__ is not None and not isinstance(cause, aiohttp.ClientConnectorError):
         cause = cause.__cause__

@@ -19,6 +19,7 @@ from joycap_vllm.errors import (
     UnreachableError,
 )
 from joycap_vllm.fleet.answer import Answer
+from joycap_vllm.fleet.body import Body
 from joycap_vllm.fleet.endpoint import Endpoint
 from joycap_vllm.fleet.limits import Limit, LimitOptions
 from joycap_vllm.fleet.proof import proof_request
@@ -140,7 +141,7 @@ class Fleet:
         return round(sum(running for running, _ in loads)), round(sum(wait for _, wait in loads))
 
     async def ask(
-        self, home: str, make_body: Callable[[Endpoint], bytes], *, first: bool = False
+        self, home: str, make_body: Callable[[Endpoint], Body], *, first: bool = False
     ) -> Reply:
         """One request at the endpoint that is this image's home, or at one with more room.
 

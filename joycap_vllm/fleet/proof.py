@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from joycap_vllm.errors import FullError, NoEndpointError, RequestError
 from joycap_vllm.fleet.answer import Answer
-from joycap_vllm.fleet.body import request_body
+from joycap_vllm.fleet.body import Body, request_body
 from joycap_vllm.fleet.endpoint import Endpoint
 from joycap_vllm.prompts import build_prompt
 
@@ -132,7 +132,7 @@ async def _with_tokens(endpoint: Endpoint, answer: Answer, problems: list[str]) 
     )
 
 
-def proof_request(endpoint: Endpoint, number: int = 0) -> bytes:
+def proof_request(endpoint: Endpoint, number: int = 0) -> Body:
     """The body of a request about the test picture; of each number with another seed."""
     sampling: dict[str, object] = {"temperature": 0.3 * number, "max_tokens": 64, "seed": number}
     if endpoint.abilities.vllm is not None:

@@ -212,7 +212,7 @@ def _request(
         },
     )
     head = {"custom_id": custom_id, "method": "POST", "url": URL}
-    return orjson.dumps(head)[:-1] + b',"body":' + body + b"}\n"
+    return orjson.dumps(head)[:-1] + b',"body":' + bytes(body) + b"}\n"
 
 
 def _question(planned: PlannedImage, prompt: Prompt) -> Question:

@@ -7,13 +7,13 @@ import asyncio
 import pytest
 
 from joycap_vllm.errors import NoEndpointError, TransportError
-from joycap_vllm.fleet import Endpoint, Fleet, FleetOptions, prove, request_body
+from joycap_vllm.fleet import Body, Endpoint, Fleet, FleetOptions, prove, request_body
 from joycap_vllm.fleet.proof import test_picture as the_picture
 
 from fault_server import Asked, FaultServer, Reaction, fail, say, serving, truthful
 
 
-def make_body(endpoint: Endpoint) -> bytes:
+def make_body(endpoint: Endpoint) -> Body:
     return request_body(
         model="m", system="", text="What?", picture=the_picture(), mime="image/png", sampling={}
     )

@@ -18,7 +18,7 @@ from joycap_vllm.errors import (
     UnreachableError,
     UsageError,
 )
-from joycap_vllm.fleet import Endpoint, request_body
+from joycap_vllm.fleet import Body, Endpoint, request_body
 from joycap_vllm.fleet.endpoint import normal_url
 from joycap_vllm.fleet.proof import test_picture as the_picture
 
@@ -29,7 +29,7 @@ def the_url() -> str:
     return f"data:image/png;base64,{base64.b64encode(the_picture()).decode()}"
 
 
-def body(text: str = "Describe.", system: str = "Be helpful.") -> bytes:
+def body(text: str = "Describe.", system: str = "Be helpful.") -> Body:
     return request_body(
         model="m",
         system=system,
@@ -52,7 +52,7 @@ def test_the_spliced_body_is_the_json_that_an_encoder_would_make(text: str, syst
     messages = [{"role": "system", "content": system}, user] if system else [user]
     expected = {"model": "m", "messages": messages, "stream": False, "seed": 1}
 
-    assert json.loads(body(text, system)) == expected
+    assert json.loads(bytes(body(text, system))) == expected
 
 
 async def test_an_answer_comes_with_its_finish_reason_and_tokens(server: FaultServer) -> None:
