@@ -176,7 +176,7 @@ class Fleet:
                     raise
                 now = _now()
                 member.failures, member.last_answer = 0, now
-                member.limit.on_answer(now)
+                member.limit.on_answer(now, now - began, member.in_flight)
                 return Reply(member.endpoint.url, answer, (now - began) * 1000)
 
     def answered_since(self, moment: float) -> bool:
@@ -254,7 +254,7 @@ class Fleet:
     def _take(self, member: _Member) -> None:
         member.in_flight += 1
         self.in_flight += 1
-        member.limit.on_sent(member.in_flight)
+        member.limit.on_sent(_now(), member.in_flight)
 
     def _release(self, member: _Member) -> None:
         member.in_flight -= 1
@@ -332,7 +332,7 @@ class Fleet:
             await asyncio.sleep(_POLL if limit_follows else _POLL_TO_SHOW)
             member.load = None if member.down_why else await member.endpoint.load()
             if limit_follows and member.load is not None:
-                member.limit.on_load(_now(), *member.load)
+                member.limit.on_load(_now(), *member.load, member.in_flight)
                 self._wake()
 
     def _keep(self, work: object) -> None:

@@ -22,6 +22,7 @@ class LimitOptions:
     start: int = 8
     floor: int = 1
     ceiling: int = 512
+    seats: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +42,18 @@ class Limit:
         self._options = options or LimitOptions()
         self.value = min(self._options.start, self._options.ceiling)
         self.changes: deque[Change] = deque(maxlen=100)
+        self.wait = ""
+        self.rate = 0.0
         self._slow_start = True
         self._answers = 0
         self._peak = 0
         self._calm_until = -math.inf
 
-    def on_sent(self, in_flight: int) -> None:
+    def on_sent(self, now: float, in_flight: int) -> None:  # noqa: ARG002
         """A request went out; `in_flight` counts it."""
         self._peak = max(self._peak, in_flight)
 
-    def on_answer(self, now: float) -> None:
+    def on_answer(self, now: float, seconds: float, in_flight: int) -> None:  # noqa: ARG002
         """A request was answered; a round is as many answers as the limit allows at once."""
         self._answers += 1
         if self._answers < self.value:
@@ -71,7 +74,10 @@ class Limit:
         self._calm_until = now + max(_CALM, pause or 0.0)
         self._set(now, int(self.value * 0.8), "the server says it is full")
 
-    def on_load(self, now: float, running: float, waiting: float) -> None:
+    def on_back(self, now: float) -> None:
+        """The server is well again after it was down."""
+
+    def on_load(self, now: float, running: float, waiting: float, in_flight: int) -> None:  # noqa: ARG002
         """What the server's metrics say: requests being worked on, and requests queued."""
         if now < self._calm_until or waiting <= max(2.0, 0.1 * running):
             return
