@@ -3,9 +3,10 @@
 from joycap_vllm.fleet.answer import Answer, Usage, read_answer
 from joycap_vllm.fleet.body import request_body
 from joycap_vllm.fleet.endpoint import Abilities, Endpoint, normal_url
-from joycap_vllm.fleet.fleet import Fleet, FleetOptions, Reply
+from joycap_vllm.fleet.fleet import Fleet, FleetOptions
 from joycap_vllm.fleet.limits import Change, Limit, LimitOptions
 from joycap_vllm.fleet.proof import Proof, prove, prove_endpoint, require
+from joycap_vllm.fleet.station import Reply
 
 __all__ = [
     "Abilities",

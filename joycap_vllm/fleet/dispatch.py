@@ -84,6 +84,17 @@ class Ticket:
     at_gate: bool = False
     waiter: object = None  # the caller's own
 
+    @property
+    def at(self) -> Member:
+        """Who has taken it.
+
+        Raises:
+            RuntimeError: It waits, or is done.
+        """
+        if self.member is None:
+            raise RuntimeError("this request has no place")
+        return self.member
+
 
 class Dispatch:
     """Requests to members, within every limit.

@@ -10,6 +10,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from typing import Literal
+
+Wait = Literal["engine", "front end", "client", ""]
 
 _CALM = 2.0  # seconds after a cut in which further signs of fullness say nothing new
 _USED = 0.8  # share of the limit that must have been in flight for a round to count
@@ -42,7 +45,7 @@ class Limit:
         self._options = options or LimitOptions()
         self.value = min(self._options.start, self._options.ceiling)
         self.changes: deque[Change] = deque(maxlen=100)
-        self.wait = ""
+        self.wait: Wait = ""
         self.rate = 0.0
         self._slow_start = True
         self._answers = 0
