@@ -50,7 +50,9 @@ class Fleet:
         if not endpoints:
             raise NoEndpointError("no endpoint was given")
         self.options = options or FleetOptions()
-        self.news: deque[str] = deque()  # what users should know, to be taken from the left
+        self.news: deque[str] = deque(
+            maxlen=100
+        )  # what users should know, to be taken from the left
         self._first = tuple(endpoints)
         self._dispatch = Dispatch(_tell, total=self.options.concurrency)
         self._stations: dict[Member, Station] = {}
