@@ -126,10 +126,10 @@ class _Name(Listing):
         lookup, self._lookup = self._lookup, None
         try:
             hosts = sorted({str(row[4][0]) for row in lookup.result()})
-        except (OSError, UnicodeError) as error:
+            named = (f"[{host}]" if ":" in host else host for host in hosts)
+            return tuple(normal_url(f"http://{host}:{self._port}{self._path}") for host in named)
+        except (OSError, UnicodeError, UsageError) as error:
             raise _UnclearError(f"{self._host} has no address: {error}") from error
-        named = (f"[{host}]" if ":" in host else host for host in hosts)
-        return tuple(normal_url(f"http://{host}:{self._port}{self._path}") for host in named)
 
     async def _asked(self) -> list[tuple[Any, ...]]:
         loop = asyncio.get_running_loop()

@@ -15,85 +15,13 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from joycap_vllm.fleet.limits import Limit
+from joycap_vllm.fleet.places import Member, Seat, Ticket
 from joycap_vllm.fleet.routing import Routing, slot_of, weights_for
 
-LONG_REST = 5.0  # seconds of rest that images do not wait for
 MOST_TOGETHER = 64  # tasks of one image that are kept together; far more are one key used for all
 _BUSY = 0.8  # share of all limits that is in use before rates say how fast endpoints are
-
-
-@dataclass(eq=False, slots=True)
-class Member:
-    """An endpoint, as far as it matters for who takes the next request."""
-
-    name: str
-    limit: Limit
-    in_flight: int = 0
-    rests_until: float = 0.0
-    down_why: str = ""
-    leaving: bool = False
-    is_ready: bool = False  # stands in the line of those to be given work
-    own: tuple[deque[Seat], deque[Seat]] = field(default_factory=lambda: (deque(), deque()))
-    homes: deque[Seat] = field(default_factory=deque)
-
-    def has_room(self, now: float) -> bool:
-        """Whether it takes one more request at this moment."""
-        return (
-            self.in_flight < self.limit.value
-            and self.rests_until <= now
-            and not self.down_why
-            and not self.leaving
-        )
-
-    def is_worth_waiting_for(self, now: float) -> bool:
-        """Whether images that sit here stay."""
-        return not self.down_why and not self.leaving and self.rests_until - now <= LONG_REST
-
-
-@dataclass(eq=False, slots=True)
-class Seat:
-    """An image's place: where its requests go, and those that wait."""
-
-    slot: int
-    tasks: int = 0
-    member: Member | None = None
-    is_warm: bool = False  # something of it was answered there
-    waiting: tuple[deque[Ticket], deque[Ticket]] = field(default_factory=lambda: (deque(), deque()))
-
-    @property
-    def waits(self) -> bool:
-        """Whether any request waits."""
-        return bool(self.waiting[0] or self.waiting[1])
-
-    def pop(self) -> Ticket:
-        """The next of those that wait, retries first."""
-        return (self.waiting[0] or self.waiting[1]).popleft()
-
-
-@dataclass(eq=False, slots=True)
-class Ticket:
-    """A request: `member` is who has taken it, None while it waits and once it is done."""
-
-    seat: Seat
-    first: bool
-    member: Member | None = None
-    has_waited: bool = False
-    at_gate: bool = False
-    waiter: object = None  # the caller's own
-
-    @property
-    def at(self) -> Member:
-        """Who has taken it.
-
-        Raises:
-            RuntimeError: It waits, or is done.
-        """
-        if self.member is None:
-            raise RuntimeError("this request has no place")
-        return self.member
 
 
 class Dispatch:
@@ -207,7 +135,7 @@ class Dispatch:
             member = other if other.has_room(now) else None
         else:
             open_ = (m for m in self.members.values() if m is not other and m.has_room(now))
-            member = min(open_, key=_share, default=None)
+            member = min(open_, key=lambda m: m.share, default=None)
         if member is None:
             return None
         ticket = Ticket(Seat(slot_of(home)), first=True)
@@ -260,8 +188,8 @@ class Dispatch:
             share, _, member = spare[0]
             if not member.has_room(now):
                 heapq.heappop(spare)  # it comes back when it has room again
-            elif _share(member) > share:
-                heapq.heapreplace(spare, (_share(member), next(self._count), member))
+            elif member.share > share:
+                heapq.heapreplace(spare, (member.share, next(self._count), member))
             else:
                 return member
         return None
@@ -348,9 +276,9 @@ class Dispatch:
     def _note_spare(self, member: Member) -> None:
         if len(self._spare) > 4 * len(self.members) + 64:
             kept = {id(m): m for _, _, m in self._spare}.values()
-            self._spare = [(_share(m), next(self._count), m) for m in kept]
+            self._spare = [(m.share, next(self._count), m) for m in kept]
             heapq.heapify(self._spare)
-        heapq.heappush(self._spare, (_share(member), next(self._count), member))
+        heapq.heappush(self._spare, (member.share, next(self._count), member))
 
     def _clear(self, member: Member, now: float) -> None:
         """Sends those that wait for it elsewhere."""
@@ -371,10 +299,6 @@ class Dispatch:
         self.waiting -= len(tickets)
         for ticket in tickets:
             self._offer(ticket, now)
-
-
-def _share(member: Member) -> float:
-    return member.in_flight / member.limit.value
 
 
 def _push(line: deque[Seat], seat: Seat, waiting: int) -> None:

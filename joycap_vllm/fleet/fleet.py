@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,15 +11,15 @@ from typing import Any, TypeVar
 
 from joycap_vllm.errors import FullError, NoEndpointError, TransportError
 from joycap_vllm.fleet.advice import Adviser, bottleneck
-from joycap_vllm.fleet.dispatch import Dispatch, Member, Ticket
+from joycap_vllm.fleet.dispatch import Dispatch
 from joycap_vllm.fleet.endpoint import Endpoint
 from joycap_vllm.fleet.limits import Change, Limit, LimitOptions, Wait
+from joycap_vllm.fleet.places import Member, Ticket
 from joycap_vllm.fleet.sending import Sending
 from joycap_vllm.fleet.station import Reply, Station, time
 
-_LOOK = 1.0  # seconds between two looks at what the fleet waits for
 _T = TypeVar("_T")
-_REWEIGH = 10  # of these looks between two looks at how fast the endpoints are
+_REWEIGH = 10.0  # seconds between two looks at how fast the endpoints are
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +58,22 @@ class Fleet:
         self._sending = Sending(self._dispatch, self._stations, self._done, self._keep)
         self._past: list[tuple[str, Change]] = []
         self._keepers: set[asyncio.Task[Any]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._adviser: Adviser | None = Adviser()
         self._waiting: set[asyncio.Future[None]] = set()
         self._up = asyncio.Event()
 
     async def __aenter__(self) -> Fleet:
         for endpoint in self._first:
             self.join(endpoint)
-        self._keep(self._look_after())
+        self._keep(self._reweigh())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._keepers:
             task.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        for station in self._stations.values():
-            await station.close()
+        await asyncio.gather(*self._closing, *(s.close() for s in self._stations.values()))
 
     @property
     def members(self) -> tuple[Station, ...]:
@@ -118,6 +118,11 @@ class Fleet:
         members = self._dispatch.members.values()
         return bottleneck((m.limit.wait, m.limit.value) for m in members if not m.down_why)
 
+    def advice(self) -> str:
+        """What helps, once something other than the engines was the limit for long; each advice is
+        given once, all others of the many calls that this takes give nothing."""
+        return "" if self._adviser is None else self._adviser.look(time(), self.bottleneck)
+
     @property
     def queue(self) -> tuple[int, int] | None:
         """Requests that run and wait at the servers by their own count, whoever sent them; None
@@ -159,6 +164,7 @@ class Fleet:
 
     def no_more(self) -> None:
         """Nothing new comes: from now on, what takes far too long is sent a second time."""
+        self._adviser = None
         self._keep(self._sending.watch_tail())
 
     @contextlib.contextmanager
@@ -263,7 +269,9 @@ class Fleet:
 
     def _close_drained(self, member: Member) -> None:
         if not member.in_flight and member in self._stations:
-            self._keep(self._stations.pop(member).close())
+            task = asyncio.create_task(self._stations.pop(member).close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     def _note_up(self) -> None:
         """Notes whether any endpoint is well; if none is, those that wait count their patience."""
@@ -275,14 +283,10 @@ class Fleet:
             if not nudge.done():
                 nudge.set_result(None)
 
-    async def _look_after(self) -> None:
-        adviser = Adviser()
-        for look in itertools.count(1):
-            await asyncio.sleep(_LOOK)
-            if advice := adviser.look(time(), self.bottleneck):
-                self.news.append(advice)
-            if look % _REWEIGH == 0:
-                self._dispatch.reweigh()
+    async def _reweigh(self) -> None:
+        while True:
+            await asyncio.sleep(_REWEIGH)
+            self._dispatch.reweigh()
 
     def _keep(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.create_task(work)

@@ -13,8 +13,9 @@ from math import ceil
 from typing import Any
 
 from joycap_vllm.errors import FullError, NoEndpointError, RequestError, TransportError
-from joycap_vllm.fleet.dispatch import Dispatch, Member, Ticket
+from joycap_vllm.fleet.dispatch import Dispatch
 from joycap_vllm.fleet.endpoint import Endpoint
+from joycap_vllm.fleet.places import Member, Ticket
 from joycap_vllm.fleet.station import Reply, Station, time
 
 _LATE = (1.0, 2.0)  # seconds at least, and times the 95th percentile, that make a request late

@@ -18,8 +18,9 @@ from joycap_vllm.errors import (
     UnreachableError,
 )
 from joycap_vllm.fleet.answer import Answer
-from joycap_vllm.fleet.dispatch import Dispatch, Member, Ticket
+from joycap_vllm.fleet.dispatch import Dispatch
 from joycap_vllm.fleet.endpoint import Endpoint
+from joycap_vllm.fleet.places import Member, Ticket
 from joycap_vllm.fleet.proof import proof_request
 
 _POLL = 1.0  # seconds between two looks at a server's metrics

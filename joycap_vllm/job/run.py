@@ -133,6 +133,8 @@ class _Run:
     def look(self) -> None:
         """Brings the progress' picture of the fleet up to date."""
         fleet = self._captioner.fleet
+        if advice := fleet.advice():
+            fleet.news.append(advice)
         self.progress.in_flight = fleet.in_flight
         self.progress.capacity = fleet.capacity
         self.progress.queue = fleet.queue

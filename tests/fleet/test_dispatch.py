@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from joycap_vllm.fleet import Limit, LimitOptions
-from joycap_vllm.fleet.dispatch import LONG_REST, Dispatch, Member, Ticket
+from joycap_vllm.fleet.dispatch import Dispatch
+from joycap_vllm.fleet.places import LONG_REST, Member, Ticket
 from joycap_vllm.fleet.routing import slot_of
 
 
@@ -216,6 +217,7 @@ class Model(RuleBasedStateMachine):
         self.names = 0
         self.told: list[Ticket] = []
         self.lost: list[Member] = []
+        self.refused: set[str] = set()
         self._join(2)
 
     def _placed(self, ticket: Ticket) -> None:
@@ -292,6 +294,19 @@ class Model(RuleBasedStateMachine):
                     del self.seated[home]
         self.dispatch.done(ticket, self.now)
 
+    @rule(data=st.data(), warm=st.booleans())
+    def answered_or_refused(self, data: st.DataObject, warm: bool) -> None:
+        placed = [ticket for ticket in self.live if ticket.member is not None]
+        if not placed:
+            return
+        ticket = data.draw(st.sampled_from(placed))
+        if warm:
+            self.dispatch.answered(ticket)
+        else:
+            moves = not ticket.seat.is_warm
+            self.dispatch.refused(ticket, self.now)
+            self.refused |= {home for home in self.seated if moves and ticket in self.seated[home]}
+
     @invariant()
     def every_place_is_counted_and_no_limit_is_broken(self) -> None:
         placed = [t.member for t in self.live if t.member is not None]
@@ -303,7 +318,9 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def an_image_is_at_one_endpoint_unless_it_was_lost(self) -> None:
-        for tickets in self.seated.values():
+        for home, tickets in self.seated.items():
+            if home in self.refused:
+                continue
             at = {t.member.name for t in tickets if t.member and t.member not in self.lost}
             assert len(at) <= 1
 
