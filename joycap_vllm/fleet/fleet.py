@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from joycap_vllm.fleet.endpoint import Endpoint
 from joycap_vllm.fleet.limits import Change, Limit, LimitOptions, Wait
 from joycap_vllm.fleet.places import Member, Ticket
 from joycap_vllm.fleet.sending import Sending
-from joycap_vllm.fleet.station import Reply, Station, time
+from joycap_vllm.fleet.station import MakeBody, Reply, Station, time
 
 _T = TypeVar("_T")
 _REWEIGH = 10.0  # seconds between two looks at how fast the endpoints are
@@ -141,7 +141,8 @@ class Fleet:
     def join(self, endpoint: Endpoint) -> None:
         """An endpoint, probed already, that takes work from now on."""
         fixed = self.options.concurrency
-        bounds = LimitOptions(start=fixed, ceiling=fixed) if fixed else LimitOptions()
+        seats = endpoint.abilities.seats
+        bounds = LimitOptions(seats=seats) if not fixed else LimitOptions(fixed, ceiling=fixed)
         member = self._dispatch.join(endpoint.url, Limit(bounds), time())
         self._stations[member] = Station(
             endpoint,
@@ -180,9 +181,7 @@ class Fleet:
         finally:
             self._dispatch.unseat(home)
 
-    async def ask(
-        self, home: str, make_body: Callable[[Endpoint], bytes], *, first: bool = False
-    ) -> Reply:
+    async def ask(self, home: str, make_body: MakeBody, *, first: bool = False) -> Reply:
         """One request at the endpoint that is this image's home, or at one with more room.
 
         Waits for room; a server that says it is full is waited for, at no charge.

@@ -16,7 +16,7 @@ from joycap_vllm.errors import FullError, NoEndpointError, RequestError, Transpo
 from joycap_vllm.fleet.dispatch import Dispatch
 from joycap_vllm.fleet.endpoint import Endpoint
 from joycap_vllm.fleet.places import Member, Ticket
-from joycap_vllm.fleet.station import Reply, Station, time
+from joycap_vllm.fleet.station import Body, MakeBody, Reply, Station, time
 
 _LATE = (1.0, 2.0)  # seconds at least, and times the 95th percentile, that make a request late
 _LOOK = 0.25  # seconds between two looks at what is out
@@ -36,16 +36,17 @@ class Flight:
     """
 
     home: str
-    make_body: Callable[[Endpoint], bytes]
-    body: bytes
+    make_body: MakeBody
+    body: Body
     station: Station
     began: float
     cut: asyncio.Timeout
     second: asyncio.Task[Reply | None] | None = None
 
-    def body_for(self, endpoint: Endpoint) -> bytes:
-        """The same request for another endpoint: the same bytes, if it goes by the same name."""
-        same = endpoint.abilities == self.station.endpoint.abilities
+    def body_for(self, endpoint: Endpoint) -> Body:
+        """The same request for another endpoint: the same bytes, if that takes the same."""
+        one, other = self.station.endpoint.abilities, endpoint.abilities
+        same = (one.model, one.vllm, one.context) == (other.model, other.vllm, other.context)
         return self.body if same else self.make_body(endpoint)
 
 
@@ -73,9 +74,7 @@ class Sending:
         self._done = done
         self._keep = keep
 
-    async def send(
-        self, ticket: Ticket, home: str, make_body: Callable[[Endpoint], bytes]
-    ) -> Reply:
+    async def send(self, ticket: Ticket, home: str, make_body: MakeBody) -> Reply:
         """The first answer to a request, wherever it comes from.
 
         Raises:

@@ -31,6 +31,9 @@ _PAUSE_WHEN_FULL = 1.0  # seconds without new requests where the server names no
 _PAUSE_BOUNDS = (0.25, 60.0)  # whatever it names
 _RECENT = 256  # answers whose durations are remembered
 
+Body = bytes  # of a request
+MakeBody = Callable[[Endpoint], Body]
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -89,7 +92,7 @@ class Station:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await self.endpoint.close()
 
-    async def send(self, ticket: Ticket, body: bytes) -> Reply:
+    async def send(self, ticket: Ticket, body: Body) -> Reply:
         """One request at the place that its ticket has here.
 
         Raises:

@@ -79,6 +79,13 @@ def test_a_job_without_any_endpoint_says_which_file_names_none(
     assert str(file) in done.stderr
 
 
+def test_https_through_dns_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 1)
+    done = joycap("caption", tmp_path, "--endpoints", "dns+https://pods:8000", code=2)
+
+    assert "--endpoints FILE" in done.stderr
+
+
 def _until_begun(order: list[str], process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 30
     while not order:
