@@ -142,7 +142,7 @@ class Fleet:
         """An endpoint, probed already, that takes work from now on."""
         fixed = self.options.concurrency
         seats = endpoint.abilities.seats
-        bounds = LimitOptions(seats=seats) if not fixed else LimitOptions(fixed, ceiling=fixed)
+        bounds = LimitOptions(fixed, fixed, fixed) if fixed else LimitOptions(seats=seats)
         member = self._dispatch.join(endpoint.url, Limit(bounds), time())
         self._stations[member] = Station(
             endpoint,
