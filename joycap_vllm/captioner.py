@@ -13,12 +13,14 @@ from pathlib import Path
 from joycap_vllm.errors import ImageError, NoCaptionError, NoEndpointError
 from joycap_vllm.fleet import (
     Endpoint,
+    Entry,
     Fleet,
     FleetOptions,
-    Proof,
+    Listing,
+    Roll,
+    listing_of,
     normal_url,
-    prove_endpoint,
-    require,
+    usable,
 )
 from joycap_vllm.glitch import Question
 from joycap_vllm.images import ImagePool, Limits, Prepared, Wire
@@ -53,6 +55,8 @@ class CaptionerOptions:
         workers: Pictures prepared at once; None takes one for each core.
         limits: What is refused unread.
         check: Whether each endpoint gets a test picture first.
+        endpoints: More endpoints, which may come and go while it is open: a file with a base URL
+            on each line, or `dns+http://NAME:PORT` for every address of a name. Empty is none.
         fleet: Concurrency, deadline and patience.
     """
 
@@ -63,7 +67,12 @@ class CaptionerOptions:
     workers: int | None = None
     limits: Limits = field(default_factory=Limits)
     check: bool = True
+    endpoints: str = ""
     fleet: FleetOptions = field(default_factory=FleetOptions)
+
+    def __post_init__(self) -> None:
+        if self.endpoints:
+            listing_of(self.endpoints)
 
 
 class Captioner:
@@ -75,10 +84,12 @@ class Captioner:
     ```
 
     Args:
-        urls: Base URLs of OpenAI-compatible servers.
+        urls: Base URLs of OpenAI-compatible servers; none are those of `options.endpoints`, or
+            the one of this machine.
         options: How it works.
 
     Raises:
+        UsageError: A base URL is none.
         NoEndpointError: On entering: none can be reached, or none passes its check.
     """
 
@@ -86,20 +97,30 @@ class Captioner:
         self.options = options or CaptionerOptions()
         self.on_answer: OnAnswer | None = None
         self.notices: list[str] = []
-        self._urls = tuple(dict.fromkeys(normal_url(url) for url in urls or (DEFAULT_URL,)))
+        default = () if self.options.endpoints else (DEFAULT_URL,)
+        self._urls = tuple(dict.fromkeys(normal_url(url) for url in urls or default))
+        self._following: asyncio.Task[None] | None = None
         self._fleet: Fleet | None = None
         self._pool: ImagePool | None = None
 
     async def __aenter__(self) -> Captioner:
-        endpoints = await self._usable_endpoints()
+        listing = listing_of(self.options.endpoints) if self.options.endpoints else None
+        entry = self._entry()
+        endpoints = await self._usable(listing, entry)
         near = all(e.loopback and e.abilities.vllm is not None for e in endpoints)
         wire = self.options.wire or ("bmp" if near else "jpeg")
         self._pool = ImagePool(self.options.workers, wire, self.options.limits)
         self._fleet = Fleet(endpoints, self.options.fleet)
         await self._fleet.__aenter__()
+        if listing is not None:
+            roll = Roll(self._fleet, listing, entry, always=self._urls)
+            self._following = asyncio.create_task(roll.follow())
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
         if self._fleet is not None:
             await self._fleet.__aexit__()
         if self._pool is not None:
@@ -167,34 +188,20 @@ class Captioner:
             self.fleet, image, key, question, retries=self.options.retries, told=self.on_answer
         ).run()
 
-    async def _usable_endpoints(self) -> list[Endpoint]:
-        fleet = self.options.fleet
-        endpoints = [
-            Endpoint(url, api_key=self.options.api_key, connections=fleet.concurrency or 1024)
-            for url in self._urls
-        ]
-        try:
-            proofs = await asyncio.gather(*(self._proof(endpoint) for endpoint in endpoints))
-            good = [e for e, proof in zip(endpoints, proofs, strict=True) if proof.ok]
-            bad = [proof for proof in proofs if not proof.ok]
-            if not good:
-                require(bad)
-        except BaseException:
-            await asyncio.gather(*(endpoint.close() for endpoint in endpoints))
-            raise
-        for proof in bad:
-            self.notices.append(f"{proof.url} is left out: {'; '.join(proof.problems)}")
-        await asyncio.gather(*(e.close() for e in endpoints if e not in good))
-        return good
+    def _entry(self) -> Entry:
+        options = self.options
+        connections = options.fleet.concurrency or 1024
+        return Entry(options.model, options.api_key, options.check, connections)
 
-    async def _proof(self, endpoint: Endpoint) -> Proof:
-        try:
-            await endpoint.probe(self.options.model)
-        except NoEndpointError as error:
-            return Proof(endpoint.url, False, (str(error),), "")
-        if not self.options.check:
-            return Proof(endpoint.url, True, (), endpoint.abilities.model)
-        return await prove_endpoint(endpoint)
+    async def _usable(self, listing: Listing | None, entry: Entry) -> list[Endpoint]:
+        named = () if listing is None else await listing.look()
+        urls = tuple(dict.fromkeys((*self._urls, *named)))
+        problem = "" if listing is None else listing.problem
+        if not urls:
+            raise NoEndpointError(f"{problem}, so there is no server to ask")
+        endpoints, left_out = await usable(urls, entry)
+        self.notices += [problem, *left_out] if problem else left_out
+        return endpoints
 
 
 def _read(path: Path) -> bytes:

@@ -119,6 +119,10 @@ class Task:
         Raises:
             NoEndpointError: No endpoint can be reached any more.
         """
+        with self._fleet.seat(self._key):
+            return await self._run()
+
+    async def _run(self) -> Outcome:
         while (ending := find_ending(self._question, self._tried, retries=self._retries)) is None:
             try:
                 await self._attempt()

@@ -114,7 +114,7 @@ class FaultServer:
         self._keep = keep
         self._tries: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._now = 0
-        self._connections: set[asyncio.StreamWriter] = set()
+        self._connections: dict[asyncio.StreamWriter, asyncio.StreamReader] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -125,6 +125,11 @@ class FaultServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def in_hand(self) -> int:
+        """Requests that it works on by now."""
+        return self._now
 
     def close(self) -> None:
         """Drops every connection and stops listening."""
@@ -143,7 +148,7 @@ class FaultServer:
         await asyncio.gather(*rest, return_exceptions=True)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections.add(writer)
+        self._connections[writer] = reader
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -159,7 +164,7 @@ class FaultServer:
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
-            self._connections.discard(writer)
+            self._connections.pop(writer, None)
             writer.transport.abort()
 
     async def _serve(
@@ -205,7 +210,8 @@ class FaultServer:
         reaction = self.script(asked)
         await asyncio.sleep(reaction.delay)
         if reaction.hang:
-            await asyncio.sleep(3600)
+            await self._connections[writer].read(1)
+            raise ConnectionError  # the client has gone
         if reaction.reset:
             writer.transport.abort()
             return

@@ -112,7 +112,7 @@ async def show_plan(plan: Plan) -> None:
         if not prompt.choices:
             typer.echo(f"  text: {prompt.text}")
         typer.echo(f"  sampling: {prompt.sampling}")
-    typer.echo(f"fleet: {', '.join(settings.urls)}")
+    typer.echo(f"fleet: {', '.join(settings.where)}")
     typer.echo(f"journal: {settings.state}")
     if settings.form != "txt":
         typer.echo(f"output: {settings.out or default_out(settings.stored(), settings.form)}")

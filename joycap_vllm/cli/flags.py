@@ -22,6 +22,17 @@ BaseUrls = Annotated[
         help="OpenAI-compatible server; several make a fleet. (default: http://127.0.0.1:8000/v1)",
     ),
 ]
+Endpoints = Annotated[
+    str | None,
+    typer.Option(
+        envvar="JOYCAP_ENDPOINTS",
+        rich_help_panel=WHERE,
+        metavar="FILE|dns+http://NAME:PORT",
+        help="Servers that may come and go meanwhile: a file with a base URL on each line, looked "
+        "at every 2 s, or every address of a name. New ones get the test picture, then work; those "
+        "no longer named end what they have begun. Adds to --base-url.",
+    ),
+]
 Serve = Annotated[
     str | None,
     typer.Option(

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from joycap_vllm.cli.flags import Endpoints
+
 Host = Annotated[
     str,
     typer.Option(
@@ -61,6 +63,7 @@ def gateway(
     host: Host = "127.0.0.1",
     port: Port = 8080,
     base_url: BaseUrl = None,
+    endpoints: Endpoints = None,
     model: Model = None,
     retries: Retries = 4,
     keys_file: KeysFile = None,
@@ -83,6 +86,7 @@ def gateway(
             api_key=os.environ.get("OPENAI_API_KEY") or None,
             retries=retries,
             check=not no_check,
+            endpoints=endpoints or "",
         ),
         keys_file=keys_file,
     )

@@ -15,6 +15,7 @@ from joycap_vllm.cli.flags import (
     BaseUrls,
     Check,
     Concurrency,
+    Endpoints,
     MaxPixels,
     Model,
     Patience,
@@ -97,6 +98,7 @@ def lint(
     words: Words = None,
     prompt: Prompt = None,
     base_urls: BaseUrls = None,
+    endpoints: Endpoints = None,
     serve: Serve = None,
     model: Model = None,
     api_key_file: ApiKeyFile = None,
@@ -131,6 +133,7 @@ def lint(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that processes end in order
     ask = AskFlags(
         base_urls=base_urls,
+        endpoints=endpoints,
         serve=serve,
         model=model,
         api_key_file=api_key_file,

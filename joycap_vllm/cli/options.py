@@ -40,6 +40,7 @@ class AskFlags:
     accept_changes: bool
     as_json: bool
     log_format: str = "text"
+    endpoints: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,10 +174,10 @@ def _is_no_unicode(text: str) -> bool:
 
 
 def urls_of(flags: AskFlags) -> tuple[str, ...]:
-    """The fleet."""
+    """The fleet, but for those that --endpoints names."""
     from joycap_vllm.captioner import DEFAULT_URL
 
-    return tuple(flags.base_urls or (DEFAULT_URL,))
+    return tuple(flags.base_urls or (() if flags.endpoints else (DEFAULT_URL,)))
 
 
 def captioner_of(flags: AskFlags) -> CaptionerOptions:
@@ -196,6 +197,7 @@ def captioner_of(flags: AskFlags) -> CaptionerOptions:
         wire=None if flags.wire == "auto" else flags.wire,
         limits=Limits(pixels=flags.max_pixels),
         check=flags.check,
+        endpoints=flags.endpoints or "",
         fleet=FleetOptions(_concurrency(flags.concurrency), flags.timeout, flags.patience),
     )
 

@@ -140,7 +140,7 @@ async def _run(settings: JobSettings, progress: Progress, stop: Stop, flags: Ask
             )
         check_settings(settings)
         panel = around.enter_context(Panel(progress))
-        status = StatusFile(settings.state, journal.path, urls=settings.urls, shard=settings.shard)
+        status = StatusFile(settings.state, journal.path, urls=settings.where, shard=settings.shard)
         await around.enter_async_context(told(progress, stop, status, panel))
         progress.waiting_for = "the journals to be read"
         plan = Plan(settings, await asyncio.to_thread(read_records, settings.state))

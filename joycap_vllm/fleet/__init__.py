@@ -2,10 +2,13 @@
 
 from joycap_vllm.fleet.answer import Answer, Usage, read_answer
 from joycap_vllm.fleet.body import Body, request_body
+from joycap_vllm.fleet.discovery import Listing, listing_of
 from joycap_vllm.fleet.endpoint import Abilities, Endpoint, normal_url
-from joycap_vllm.fleet.fleet import Fleet, FleetOptions, Reply
+from joycap_vllm.fleet.fleet import Fleet, FleetOptions
 from joycap_vllm.fleet.limits import Change, Limit, LimitOptions
 from joycap_vllm.fleet.proof import Proof, prove, prove_endpoint, require
+from joycap_vllm.fleet.roll import Entry, Roll, usable
+from joycap_vllm.fleet.station import Reply
 
 __all__ = [
     "Abilities",
@@ -13,17 +16,22 @@ __all__ = [
     "Body",
     "Change",
     "Endpoint",
+    "Entry",
     "Fleet",
     "FleetOptions",
     "Limit",
     "LimitOptions",
+    "Listing",
     "Proof",
     "Reply",
+    "Roll",
     "Usage",
+    "listing_of",
     "normal_url",
     "prove",
     "prove_endpoint",
     "read_answer",
     "request_body",
     "require",
+    "usable",
 ]

@@ -48,12 +48,14 @@ class Abilities:
         vllm: Version of vLLM, such as (0, 32, 0); None for any other server.
         context: Longest context in tokens, where the server says.
         metrics: Whether `/metrics` shows vLLM's gauges.
+        seats: Requests that it works on at once, where it says so.
     """
 
     model: str
     vllm: tuple[int, ...] | None = None
     context: int | None = None
     metrics: bool = False
+    seats: int | None = None
 
 
 def normal_url(url: str) -> str:

@@ -1,35 +1,25 @@
-"""All endpoints of a job: who takes the next request, who rests, who is down."""
+"""All endpoints of a job: sends requests within their limits, waits, and comes to an end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
-import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import deque
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
+from typing import Any, TypeVar
 
-from joycap_vllm.errors import (
-    FullError,
-    NoEndpointError,
-    RejectedError,
-    RequestError,
-    TransportError,
-    UnreachableError,
-)
-from joycap_vllm.fleet.answer import Answer
-from joycap_vllm.fleet.body import Body
+from joycap_vllm.errors import FullError, NoEndpointError, TransportError
+from joycap_vllm.fleet.advice import Adviser, bottleneck
+from joycap_vllm.fleet.dispatch import Dispatch
 from joycap_vllm.fleet.endpoint import Endpoint
-from joycap_vllm.fleet.limits import Limit, LimitOptions
-from joycap_vllm.fleet.proof import proof_request
+from joycap_vllm.fleet.limits import Change, Limit, LimitOptions, Wait
+from joycap_vllm.fleet.places import Member, Ticket
+from joycap_vllm.fleet.sending import Sending
+from joycap_vllm.fleet.station import MakeBody, Reply, Station, time
 
-_POLL = 1.0  # seconds between two looks at a server's metrics
-_POLL_TO_SHOW = 2.0  # the same, where no limit follows them
-_PROBE = (0.25, 5.0)  # first and longest pause between two looks at a server that is down
-_FAILURES = 5  # broken requests in a row after which a server has to show that it is well
-_PAUSE_WHEN_FULL = 1.0  # seconds without new requests where the server names none
-_PAUSE_BOUNDS = (0.25, 60.0)  # whatever it names
+_T = TypeVar("_T")
+_REWEIGH = 10.0  # seconds between two looks at how fast the endpoints are
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,41 +37,11 @@ class FleetOptions:
     patience: float = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer, the endpoint that gave it, and the milliseconds that it took."""
-
-    endpoint: str
-    answer: Answer
-    milliseconds: float
-
-
-class _Member:
-    """An endpoint and its state."""
-
-    def __init__(self, endpoint: Endpoint, limit: Limit) -> None:
-        self.endpoint = endpoint
-        self.limit = limit
-        self.in_flight = 0
-        self.rests_until = 0.0
-        self.down_why = ""
-        self.failures = 0
-        self.last_answer = 0.0
-        self.load: tuple[float, float] | None = None
-
-    def free(self, now: float) -> bool:
-        rests = self.down_why or now < self.rests_until
-        return not rests and self.in_flight < self.limit.value
-
-    def rank(self, home: str) -> bytes:
-        return blake2b(f"{self.endpoint.url}\n{home}".encode(), digest_size=8).digest()
-
-
 class Fleet:
     """Sends requests to endpoints within their limits; use it as an async context manager.
 
     Args:
-        endpoints: The endpoints, probed already.
+        endpoints: The first endpoints, probed already.
         options: How it behaves.
     """
 
@@ -89,33 +49,52 @@ class Fleet:
         if not endpoints:
             raise NoEndpointError("no endpoint was given")
         self.options = options or FleetOptions()
-        fixed = self.options.concurrency
-        bounds = LimitOptions(start=fixed, ceiling=fixed) if fixed else LimitOptions()
-        self.members = tuple(_Member(endpoint, Limit(bounds)) for endpoint in endpoints)
-        self.in_flight = 0
-        self._waiting: list[tuple[bool, int, str, asyncio.Future[_Member]]] = []
-        self._order = itertools.count()
-        self._keepers: set[asyncio.Task[None]] = set()
+        self.news: deque[str] = deque(
+            maxlen=100
+        )  # what users should know, to be taken from the left
+        self._first = tuple(endpoints)
+        self._dispatch = Dispatch(_tell, total=self.options.concurrency)
+        self._stations: dict[Member, Station] = {}
+        self._sending = Sending(self._dispatch, self._stations, self._done, self._keep)
+        self._past: list[tuple[str, Change]] = []
+        self._keepers: set[asyncio.Task[Any]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._adviser: Adviser | None = Adviser()
+        self._waiting: set[asyncio.Future[None]] = set()
         self._up = asyncio.Event()
-        self._up.set()
 
     async def __aenter__(self) -> Fleet:
-        for member in self.members:
-            if member.endpoint.abilities.metrics:
-                self._keep(self._follow_load(member))
+        for endpoint in self._first:
+            self.join(endpoint)
+        self._keep(self._reweigh())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._keepers:
             task.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        for member in self.members:
-            await member.endpoint.close()
+        await asyncio.gather(*self._closing, *(s.close() for s in self._stations.values()))
+
+    @property
+    def members(self) -> tuple[Station, ...]:
+        """The endpoints that take work, those that are down among them."""
+        return tuple(self._stations[member] for member in self._dispatch.members.values())
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are out."""
+        return self._dispatch.in_flight
 
     @property
     def capacity(self) -> int:
         """Requests that may be in flight at present."""
-        return self.options.concurrency or sum(member.limit.value for member in self.members)
+        members = self._dispatch.members.values()
+        return self.options.concurrency or sum(member.limit.value for member in members)
+
+    @property
+    def hedged(self) -> int:
+        """Late requests of the job's tail that were sent a second time."""
+        return self._sending.hedged
 
     @property
     def down(self) -> bool:
@@ -125,24 +104,84 @@ class Fleet:
     @property
     def state(self) -> str:
         """Why nothing moves, in a user's words; empty while an endpoint takes requests."""
-        now = _now()
-        whys = [m.down_why or ("full" if now < m.rests_until else "") for m in self.members]
-        if not all(whys):
-            return ""
-        return "; ".join(f"{m.endpoint.url}: {w}" for m, w in zip(self.members, whys, strict=True))
+        now, whys = time(), []
+        for member in self._dispatch.members.values():
+            why = member.down_why or ("full" if now < member.rests_until else "")
+            if not why:
+                return ""
+            whys.append(f"{member.name}: {why}")
+        return "; ".join(whys) or "no endpoint is left"
+
+    @property
+    def bottleneck(self) -> Wait:
+        """What the fleet's requests wait for by now: engine, front end or client."""
+        members = self._dispatch.members.values()
+        return bottleneck((m.limit.wait, m.limit.value) for m in members if not m.down_why)
+
+    def advice(self) -> str:
+        """What helps, once something other than the engines was the limit for long; each advice is
+        given once, all others of the many calls that this takes give nothing."""
+        return "" if self._adviser is None else self._adviser.look(time(), self.bottleneck)
 
     @property
     def queue(self) -> tuple[int, int] | None:
         """Requests that run and wait at the servers by their own count, whoever sent them; None
         where none of them says."""
-        loads = [member.load for member in self.members if member.load is not None]
+        loads = [station.load for station in self.members if station.load is not None]
         if not loads:
             return None
         return round(sum(running for running, _ in loads)), round(sum(wait for _, wait in loads))
 
-    async def ask(
-        self, home: str, make_body: Callable[[Endpoint], Body], *, first: bool = False
-    ) -> Reply:
+    def changes(self) -> list[tuple[str, Change]]:
+        """The latest changes of all limits, each with its endpoint, in their order."""
+        members = self._dispatch.members.values()
+        now = [(member.name, change) for member in members for change in member.limit.changes]
+        return sorted(self._past + now, key=lambda named: named[1].at)
+
+    def join(self, endpoint: Endpoint) -> None:
+        """An endpoint, probed already, that takes work from now on."""
+        fixed = self.options.concurrency
+        seats = endpoint.abilities.seats
+        bounds = LimitOptions(fixed, fixed, fixed) if fixed else LimitOptions(seats=seats)
+        member = self._dispatch.join(endpoint.url, Limit(bounds), time())
+        self._stations[member] = Station(
+            endpoint,
+            member,
+            self._dispatch,
+            deadline=self.options.deadline,
+            follows=fixed is None,
+            turned=self._note_up,
+        )
+        self._note_up()
+
+    def leave(self, url: str) -> None:
+        """Gives an endpoint nothing new; once what it has in flight has ended it is closed."""
+        member = self._dispatch.members.get(url)
+        if member is not None:
+            self._past = (self._past + [(url, c) for c in member.limit.changes])[-100:]
+            self._dispatch.leave(member, time())
+            self._note_up()
+            self._close_drained(member)
+
+    def no_more(self) -> None:
+        """Nothing new comes: from now on, what takes far too long is sent a second time."""
+        self._adviser = None
+        self._keep(self._sending.watch_tail())
+
+    @contextlib.contextmanager
+    def seat(self, home: str) -> Iterator[None]:
+        """Keeps an image at one endpoint for as long as any of its tasks is under way.
+
+        Args:
+            home: The image.
+        """
+        self._dispatch.seat(home)
+        try:
+            yield
+        finally:
+            self._dispatch.unseat(home)
+
+    async def ask(self, home: str, make_body: MakeBody, *, first: bool = False) -> Reply:
         """One request at the endpoint that is this image's home, or at one with more room.
 
         Waits for room; a server that says it is full is waited for, at no charge.
@@ -158,31 +197,18 @@ class Fleet:
         """
         full_since = 0.0
         while True:
-            async with self._place(home, first) as member:
-                began = _now()
-                try:
-                    answer = await member.endpoint.send(
-                        make_body(member.endpoint), self.options.deadline
-                    )
-                except FullError as error:
-                    self._rest(member, error)
-                    full_since = full_since or _now()
-                    self._require_patience(full_since, error)
-                    continue
-                except RequestError as error:
-                    if isinstance(error, TransportError):
-                        self._failed(member, error)
-                    error.endpoint = member.endpoint.url
-                    error.milliseconds = (_now() - began) * 1000
-                    raise
-                now = _now()
-                member.failures, member.last_answer = 0, now
-                member.limit.on_answer(now)
-                return Reply(member.endpoint.url, answer, (now - began) * 1000)
+            ticket = await self._place(home, first)
+            try:
+                return await self._sending.send(ticket, home, make_body)
+            except FullError as error:
+                first, full_since = True, full_since or time()
+                self._require_patience(full_since, error)
+            finally:
+                self._done(ticket)
 
     def answered_since(self, moment: float) -> bool:
         """Whether any endpoint answered after `moment` (event loop's clock)."""
-        return any(member.last_answer > moment for member in self.members)
+        return any(station.last_answer > moment for station in self._stations.values())
 
     async def still_answers(self, url: str) -> bool:
         """Whether an endpoint that broke requests answers one about the test picture; if it does
@@ -191,46 +217,36 @@ class Fleet:
         Raises:
             NoEndpointError: It refuses the API key.
         """
-        member = next(member for member in self.members if member.endpoint.url == url)
+        member = self._dispatch.members.get(url)
+        if member is None:
+            return False  # it has left since
+        station = self._stations[member]
         try:
-            await self._test(member)
+            await station.test()
         except (FullError, TransportError) as error:
-            self._take_down(member, str(error))
+            station.take_down(str(error))
             return False
         return True
 
-    @contextlib.asynccontextmanager
-    async def _place(self, home: str, first: bool) -> AsyncIterator[_Member]:
-        member = self._best(home) if not self._waiting else None
-        if member is None:
-            member = await self._wait_for_place(home, first)
-        else:
-            self._take(member)
+    async def _place(self, home: str, first: bool) -> Ticket:
+        ticket = self._dispatch.ask(home, time(), first=first)
         try:
-            yield member
-        finally:
-            member.in_flight -= 1
-            self.in_flight -= 1
-            self._wake()
-
-    async def _wait_for_place(self, home: str, first: bool) -> _Member:
-        place: asyncio.Future[_Member] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (not first, next(self._order), home, place))
-        self._wake()
-        try:
-            while not place.done():
-                await self._within_patience(place)
-            return place.result()
+            while ticket.member is None:
+                if self._up.is_set():
+                    ticket.waiter = nudge = asyncio.get_running_loop().create_future()
+                    self._waiting.add(nudge)
+                    try:
+                        await nudge
+                    finally:
+                        self._waiting.discard(nudge)
+                else:
+                    await self._within_patience()
         except BaseException:
-            if place.done() and not place.cancelled() and place.exception() is None:
-                self._release(place.result())
-            place.cancel()
+            self._done(ticket)
             raise
+        return ticket
 
-    async def _within_patience(self, place: asyncio.Future[_Member]) -> None:
-        if self._up.is_set():
-            await asyncio.wait({place}, timeout=1.0)
-            return
+    async def _within_patience(self) -> None:
         try:
             async with asyncio.timeout(self.options.patience):
                 await self._up.wait()
@@ -239,108 +255,46 @@ class Fleet:
                 f"no endpoint has answered for {self.options.patience:.0f} s ({self.state})"
             ) from None
 
-    def _best(self, home: str) -> _Member | None:
-        total = self.options.concurrency
-        if total and self.in_flight >= total:
-            return None
-        now = _now()
-        free = [member for member in self.members if member.free(now)]
-        if not free:
-            return None
-        at_home = max(self.members, key=lambda member: member.rank(home))
-        if at_home in free:
-            return at_home
-        return min(free, key=lambda member: member.in_flight / member.limit.value)
-
-    def _take(self, member: _Member) -> None:
-        member.in_flight += 1
-        self.in_flight += 1
-        member.limit.on_sent(member.in_flight)
-
-    def _release(self, member: _Member) -> None:
-        member.in_flight -= 1
-        self.in_flight -= 1
-        self._wake()
-
-    def _wake(self) -> None:
-        while self._waiting:
-            _, _, home, place = self._waiting[0]
-            if place.done():
-                heapq.heappop(self._waiting)
-                continue
-            member = self._best(home)
-            if member is None:
-                return
-            heapq.heappop(self._waiting)
-            self._take(member)
-            place.set_result(member)
-
     def _require_patience(self, full_since: float, error: FullError) -> None:
         patience = self.options.patience
-        if _now() - full_since > patience and not self.answered_since(full_since):
+        if time() - full_since > patience and not self.answered_since(full_since):
             raise NoEndpointError(f"every endpoint has been full for {patience:.0f} s: {error}")
 
-    def _rest(self, member: _Member, error: FullError) -> None:
-        named = error.retry_after if error.retry_after is not None else _PAUSE_WHEN_FULL
-        pause = min(max(named, _PAUSE_BOUNDS[0]), _PAUSE_BOUNDS[1])
-        member.limit.on_full(_now(), pause)
-        member.rests_until = max(member.rests_until, _now() + pause)
-        asyncio.get_running_loop().call_later(pause + 0.001, self._wake)
+    def _done(self, ticket: Ticket) -> None:
+        member = ticket.member
+        self._dispatch.done(ticket, time())
+        if member is not None and member.leaving:
+            self._close_drained(member)
 
-    def _failed(self, member: _Member, error: TransportError) -> None:
-        member.failures += 1
-        if isinstance(error, UnreachableError) or member.failures >= _FAILURES:
-            self._take_down(member, str(error))
+    def _close_drained(self, member: Member) -> None:
+        if not member.in_flight and member in self._stations:
+            task = asyncio.create_task(self._stations.pop(member).close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
-    def _take_down(self, member: _Member, why: str) -> None:
-        member.failures = 0
-        if not member.down_why:
-            member.down_why = why
-            self._keep(self._revive(member))
-        if all(m.down_why for m in self.members):
-            self._up.clear()
+    def _note_up(self) -> None:
+        """Notes whether any endpoint is well; if none is, those that wait count their patience."""
+        if any(not member.down_why for member in self._dispatch.members.values()):
+            self._up.set()
+            return
+        self._up.clear()
+        for nudge in self._waiting:
+            if not nudge.done():
+                nudge.set_result(None)
 
-    async def _test(self, member: _Member) -> None:
-        """Asks about the test picture; as `Endpoint.send`, but whatever words come will do."""
-        with contextlib.suppress(RejectedError):  # who judges a request is at work
-            await member.endpoint.send(proof_request(member.endpoint), self.options.deadline)
-        member.last_answer = _now()
-
-    async def _is_back(self, member: _Member) -> bool:
-        if not await member.endpoint.healthy():
-            return False
-        try:
-            await self._test(member)
-        except RequestError:
-            return False
-        except NoEndpointError:  # the next request will tell that the key is refused
-            pass
-        return True
-
-    async def _revive(self, member: _Member) -> None:
-        pause = _PROBE[0]
-        while not await self._is_back(member):
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _PROBE[1])
-        await asyncio.sleep(_PROBE[0])
-        member.down_why = ""
-        self._up.set()
-        self._wake()
-
-    async def _follow_load(self, member: _Member) -> None:
-        limit_follows = self.options.concurrency is None
+    async def _reweigh(self) -> None:
         while True:
-            await asyncio.sleep(_POLL if limit_follows else _POLL_TO_SHOW)
-            member.load = None if member.down_why else await member.endpoint.load()
-            if limit_follows and member.load is not None:
-                member.limit.on_load(_now(), *member.load)
-                self._wake()
+            await asyncio.sleep(_REWEIGH)
+            self._dispatch.reweigh()
 
-    def _keep(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(work)  # type: ignore[arg-type]
+    def _keep(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        task = asyncio.create_task(work)
         self._keepers.add(task)
         task.add_done_callback(self._keepers.discard)
+        return task
 
 
-def _now() -> float:
-    return asyncio.get_running_loop().time()
+def _tell(ticket: Ticket) -> None:
+    """Wakes who waits for a place."""
+    if isinstance(ticket.waiter, asyncio.Future) and not ticket.waiter.done():
+        ticket.waiter.set_result(None)

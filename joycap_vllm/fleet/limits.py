@@ -1,90 +1,305 @@
 """How many requests an endpoint gets at once: a pure state machine.
 
-It starts slowly and doubles each round while all of the limit is used. It stops doubling at the
-first sign of a full server, and from then on follows what the server says of itself. It reads no
-clock and does no I/O; every change is kept with its reason.
+    slow start   doubles while a fair share of each doubling comes out as rate. Then it settles at
+                 what that rate needs at the latency of the level below (Little's law).   -> hold
+    hold         looks on; a coarse probe down if nothing less was tried, or if the server became
+                 slower; now and then a small probe, mostly up.           -> probe up, probe down
+    probe up     is kept if a fair share came out as rate. All of it, twice: -> slow start;
+                 some: a further probe up; else back.                                     -> hold
+    probe down   is kept if the rate did not fall, else back.                             -> hold
+
+At any time: a refusal or a queue in vLLM's gauges cuts at once (-> hold), and a server that was
+down starts anew (-> slow start). With gauges there are no probes down. What the states decide on is
+a `Look`; it has so many answers, more where they are noisy. No clock is read and no I/O done.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
 
-_CALM = 2.0  # seconds after a cut in which further signs of fullness say nothing new
-_USED = 0.8  # share of the limit that must have been in flight for a round to count
+from joycap_vllm.fleet.bounds import Change, LimitOptions
+from joycap_vllm.fleet.gauges import SLACK, Gauges
+from joycap_vllm.fleet.look import Look, answers_for, gain, noise, stepped, turned
+
+__all__ = ["Change", "Limit", "LimitOptions", "State", "Wait"]
+
+Wait = Literal["engine", "front end", "client", ""]
+
+_DOUBLING_PAYS = 0.35  # share of a doubling that must come out as rate for the next doubling
+_STEP_PAYS = 0.2  # the same for a probe up to be kept, and for a probe down to be taken back
+_ALL_OF_IT = 0.6  # share from which on a probe up means a server with much more room
+_UP = 1.2  # size of a probe up
+_DOWN = (0.5, 0.7, 0.85)  # sizes of probes down: finer once a coarse one has cost rate
+_QUEUED = 0.3  # the quickest of the first answers over their mean, below which they queued
+_USED = 0.8  # share of the limit that must be in flight for a look to say anything of it
+_CALM = 2.0  # seconds after a cut in which further refusals say nothing new
+_PATIENCE = (4, 10)  # looks between two probes: first, and after many in vain
 
 
-@dataclass(frozen=True, slots=True)
-class LimitOptions:
-    """Bounds of a limit, in requests; `start == ceiling` makes it fixed."""
+class State(Enum):
+    """What the limit is about."""
 
-    start: int = 8
-    floor: int = 1
-    ceiling: int = 512
+    SLOW_START = "slow start"
+    HOLD = "hold"
+    PROBE_UP = "probe up"
+    PROBE_DOWN = "probe down"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change of a limit: when (by the caller's clock), from, to, and why."""
-
-    at: float
-    old: int
-    new: int
-    why: str
+# Polls of the gauges that a look must hold, where there are any.
+_POLLS = {State.SLOW_START: 0, State.HOLD: 3, State.PROBE_UP: 2, State.PROBE_DOWN: 0}
 
 
 class Limit:
-    """The limit of one endpoint; the caller reports what happens and reads `value`."""
+    """The limit of one endpoint; the caller reports what happens and reads `value`.
+
+    Attributes:
+        value: Most requests in flight.
+        rate: Answers per second of late.
+        wait: What holds the endpoint back: its engine, its front end, this client, or not known.
+        changes: The last changes.
+    """
 
     def __init__(self, options: LimitOptions | None = None) -> None:
-        self._options = options or LimitOptions()
-        self.value = min(self._options.start, self._options.ceiling)
+        self.options = options or LimitOptions()
         self.changes: deque[Change] = deque(maxlen=100)
-        self._slow_start = True
-        self._answers = 0
-        self._peak = 0
+        self.wait: Wait = ""
+        self.rate = 0.0
+        self.value = self.options.first
         self._calm_until = -math.inf
+        self._gauges = Gauges()
+        self._restart()
 
-    def on_sent(self, in_flight: int) -> None:
+    def on_sent(self, now: float, in_flight: int) -> None:  # noqa: ARG002
         """A request went out; `in_flight` counts it."""
-        self._peak = max(self._peak, in_flight)
+        self._look.start(now)
 
-    def on_answer(self, now: float) -> None:
-        """A request was answered; a round is as many answers as the limit allows at once."""
-        self._answers += 1
-        if self._answers < self.value:
+    def on_answer(self, now: float, seconds: float, in_flight: int) -> None:
+        """A whole answer came after so many seconds; `in_flight` no longer counts it."""
+        if not self._look.add(now, seconds, in_flight + 1):
             return
-        used, self._answers, self._peak = self._peak >= _USED * self.value, 0, 0
-        if used and now >= self._calm_until:
-            if self._slow_start:
-                self._set(now, self.value * 2, "slow start: the whole limit was in use")
-            else:
-                more = max(1, self.value // 20)
-                self._set(now, self.value + more, "no sign of a full server for a round")
+        seen = self._look
+        self.rate = seen.rate
+        if seen.in_flight < _USED * self.value:
+            self.wait = "client"
+            self._back(now, "the limit is not used")
+            return
+        if self.wait == "client":
+            self.wait = ""
+        if self._gauges.fresh(now) and self._gauges.polls < _POLLS[self.state]:
+            seen.need = seen.count + self.value  # answers are faster than polls
+            return
+        match self.state:
+            case State.SLOW_START:
+                self._slow_start(now, seen)
+            case State.HOLD:
+                self._hold(now, seen)
+            case State.PROBE_UP:
+                self._probe_up(now, seen)
+            case State.PROBE_DOWN:
+                self._probe_down(now, seen)
 
     def on_full(self, now: float, pause: float | None = None) -> None:
         """The server refused a request as too many; `pause` are the seconds it asked for."""
         if now < self._calm_until:
             return
-        self._slow_start = False
         self._calm_until = now + max(_CALM, pause or 0.0)
-        self._set(now, int(self.value * 0.8), "the server says it is full")
+        self.wait = "engine"
+        if self.state is State.PROBE_UP and self._held < self.value:
+            self._back(now, "the server refuses more")
+        else:
+            self._settle(now, 0.8 * self.value, "the server says it is full")
 
-    def on_load(self, now: float, running: float, waiting: float) -> None:
-        """What the server's metrics say: requests being worked on, and requests queued."""
-        if now < self._calm_until or waiting <= max(2.0, 0.1 * running):
+    def on_load(self, now: float, running: float, waiting: float, in_flight: int) -> None:
+        """What the server's metrics say: requests being worked on and queued, whoever sent them."""
+        gauges = self._gauges
+        gauges.add(now, running, waiting, in_flight)
+        if gauges.front_end or gauges.full:
+            self.wait = self._blamed(now)
+        if not gauges.full or now < self._calm_until:
             return
-        self._slow_start = False
-        self._calm_until = now + _CALM
-        target = max(math.ceil(1.1 * running), self.value - math.ceil(waiting))
+        target = gauges.own_share(in_flight)
         if target < self.value:
+            self._calm_until = now + _CALM
+            self._depth = len(_DOWN)
             why = f"{waiting:.0f} requests wait at the server while {running:.0f} run"
-            self._set(now, target, why)
+            self._settle(now, target, why)
 
-    def _set(self, now: float, value: int, why: str) -> None:
-        value = min(max(value, self._options.floor), self._options.ceiling)
-        if value != self.value:
-            self.changes.append(Change(now, self.value, value, why))
-            self.value = value
-            self._answers = self._peak = 0
+    def on_back(self, now: float) -> None:
+        """The server was down and is back: nothing known of it holds any longer."""
+        self._set(now, self.options.first, "it was down and is back")
+        self._calm_until = -math.inf
+        self._restart()
+
+    def _restart(self) -> None:
+        self.state = State.SLOW_START
+        self._known = Look()  # what was seen at the limit compared with
+        self._held = self.value  # the limit to come back to after a probe
+        self._depth = 0  # how fine the next probe down is; past the last: none is due
+        self._doubted = self._early = False  # a second look; whether the first answers queued
+        self._kept = 0  # probes up in a row that were kept
+        self._patience, self._calm_looks, self._probes = _PATIENCE[0], 0, 0
+        self._gauges.forget()
+        self._look = Look(0, max(self.value, 4))
+
+    # The states: what a whole look leads to.
+
+    def _slow_start(self, now: float, seen: Look) -> None:
+        known = self._known
+        first = not known.count
+        if first and not self._gauges.polls and seen.least < _QUEUED * seen.latency:
+            self._known, self._held, self._early = seen, self.value, True
+            self._step(now, _QUEUED * self.value, State.PROBE_DOWN, "do the first ones queue?")
+            return
+        share, error = gain(known, seen)
+        if self._gauges.room:  # the engine says so itself: no proof by the rate is needed
+            share += error
+        if share >= _DOUBLING_PAYS:
+            self._depth = 0 if first else 2
+            self._known, self._doubted = seen, False
+            if self.value < self.options.ceiling:
+                self._step(now, 2.0 * self.value, State.SLOW_START, "the rate follows")
+                return
+            self._depth = 0 if first else len(_DOWN)
+            self._settle(now, self.value, "")
+        elif not self._doubted and share + 1.5 * error >= _DOUBLING_PAYS:
+            # What came so far may be from before all of it was in flight.
+            self._doubted = True
+            self._look = Look(self.value / 2, self.value)
+        elif share + error >= _DOUBLING_PAYS and seen.count < max(24, 2 * self.value):
+            seen.need = 1.5 * seen.count
+        else:
+            self.wait = self._blamed(now)
+            why = f"{seen.in_flight:.0f} in flight give {seen.rate:.3g} answers/s"
+            needed = (SLACK + 0.25 * noise(known, seen)) * seen.rate * known.latency
+            self._settle(now, min(self.value, needed), why)
+
+    def _hold(self, now: float, seen: Look) -> None:
+        known = self._known
+        if not known.count:
+            self._known = seen
+        elif turned(known, seen):  # half of this look may be from before
+            self._known = Look()
+            self._patience, self._calm_looks = _PATIENCE[0], 0
+            self._depth = 0 if seen.latency > known.latency else self._depth
+            self._watch(self.value)
+            return
+        else:
+            known.pool(seen)
+        self._calm_looks += 1
+        rule = self._gauges.fresh(now) and not self._gauges.front_end
+        sure = self._known.count >= answers_for(self._known, self.value, _DOWN[min(self._depth, 2)])
+        if self._depth < len(_DOWN) and sure and self.value > self.options.floor and not rule:
+            self._probe(now, _DOWN[self._depth])
+        elif self._calm_looks >= self._patience:
+            self._patience = min(self._patience + 2, _PATIENCE[1])
+            self._probes += 1
+            self._probe(now, _DOWN[-1] if self._probes % 3 == 0 and not rule else _UP)
+        else:
+            self._watch()
+
+    def _probe(self, now: float, step: float) -> None:
+        self._calm_looks = 0
+        state = State.PROBE_UP if step > 1 else State.PROBE_DOWN
+        if self.value == (self.options.ceiling if step > 1 else self.options.floor):
+            self._watch()
+        else:
+            why = "is more faster?" if step > 1 else "is less as fast?"
+            self._step(now, stepped(self._known, self.value, step), state, why)
+
+    def _probe_up(self, now: float, seen: Look) -> None:
+        share, error = gain(self._known, seen)
+        if self._doubtful(share, error, seen):
+            return
+        if share - (0.0 if self._gauges.room else 2 * error) < _STEP_PAYS:
+            self.wait = self._blamed(now)
+            self._back(now, "more is no faster")
+            return
+        self.wait = ""
+        self._known, self._patience = seen, _PATIENCE[0]
+        self._kept += 1
+        if self._kept > 1 and share >= _ALL_OF_IT and self.value < self.options.ceiling:
+            self._step(now, 2.0 * self.value, State.SLOW_START, "there is room for more")
+        elif self.value < self.options.ceiling:
+            self._held = self.value
+            higher = stepped(seen, self.value, _UP)
+            self._step(now, higher, State.PROBE_UP, "more was faster")
+        else:
+            self._settle(now, self.value, "")
+
+    def _probe_down(self, now: float, seen: Look) -> None:
+        full = self._known
+        share, error = gain(seen, full)
+        if self._doubtful(share, error, seen):
+            return
+        if share - 0.5 * error >= _STEP_PAYS:
+            if self._early:
+                self._step(now, 2.0 * self._held, State.SLOW_START, "less is slower")
+            else:
+                fine = self._held - self.value <= max(1, 0.15 * self._held)
+                self._depth = len(_DOWN) if fine else self._depth + 1
+                self._back(now, "less is slower")
+        else:
+            needed = max(self.value, min(self._held, 1.05 * full.rate * seen.latency))
+            self._settle(now, needed, "less is as fast")
+        self._early = False
+
+    # The moves.
+
+    def _doubtful(self, share: float, error: float, seen: Look) -> bool:
+        """Looks on where noise may have decided."""
+        beyond = share - _STEP_PAYS
+        # Less in flight that seems slower costs while it is looked at.
+        doubt = -error < beyond < (2 * error if self.state is State.PROBE_UP else min(error, 0.3))
+        if self._gauges.room or not doubt or seen.count >= max(4 * self.value, 100):
+            return False
+        seen.need = 2 * seen.count
+        return True
+
+    def _watch(self, skip: float = 0.0) -> None:
+        self._look = Look(skip, max(self.value, 4))
+
+    def _blamed(self, now: float) -> Wait:
+        """What is full where more in flight is no faster: an engine lets requests wait."""
+        gauges = self._gauges
+        if not gauges.fresh(now) or gauges.waits:
+            return "engine"
+        return "front end" if gauges.lost > 0.08 else ""
+
+    def _step(self, now: float, value: float, state: State, why: str) -> None:
+        if state is not State.SLOW_START and self.state is State.HOLD:
+            self._held = self.value
+        old = self.value
+        self._set(now, value, f"{state.value}: {why}")
+        self.state = state
+        if state is State.SLOW_START:
+            self._look = Look(0, self.value)
+        else:
+            ratio = max(self.value / old, old / self.value, 1.05)
+            self._look = Look(old, answers_for(self._known, self.value, ratio))
+
+    def _settle(self, now: float, value: float, why: str) -> None:
+        """Holds a new limit, of which nothing is known yet."""
+        old = self.value
+        self._set(now, value, why)
+        self.state, self._held, self._known = State.HOLD, self.value, Look()
+        self._calm_looks, self._kept, self._doubted = 0, 0, False
+        self._watch(max(old, self.value))
+
+    def _back(self, now: float, why: str) -> None:
+        """Ends a probe without gain."""
+        old = self.value
+        self._kept = 0
+        if self.state in (State.PROBE_UP, State.PROBE_DOWN):
+            self._set(now, self._held, why)
+            self.state = State.HOLD
+        self._watch(old if old != self.value else 0)
+
+    def _set(self, now: float, value: float, why: str) -> None:
+        new = min(max(round(value), self.options.floor), self.options.ceiling)
+        if new != self.value:
+            self._gauges.forget()
+            self.changes.append(Change(now, self.value, new, why))
+            self.value = new

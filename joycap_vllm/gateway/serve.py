@@ -17,6 +17,7 @@ _DRAIN = 30  # seconds that requests in flight get to end
 # Seconds; uvicorn's own 5 would close connections that tools are about to use again.
 _KEEP_ALIVE = 120
 _PATIENCE = 60.0  # seconds; a tool gives up on a dead fleet sooner than a job does
+_NEWS = 1.0  # seconds between two looks at what the fleet has to tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,18 @@ async def _serve(
             talk(notice)
         listener.listen(config.backlog)
         talk(f"listening on {_base_url(listener)}")
-        await uvicorn.Server(config).serve(sockets=[listener])
+        news = asyncio.create_task(_tell_news(captioner, talk))
+        try:
+            await uvicorn.Server(config).serve(sockets=[listener])
+        finally:
+            news.cancel()
+
+
+async def _tell_news(captioner: Captioner, talk: Callable[[str], None]) -> None:
+    while True:
+        while captioner.fleet.news:
+            talk(captioner.fleet.news.popleft())
+        await asyncio.sleep(_NEWS)
 
 
 def _bound(host: str, port: int) -> socket.socket:

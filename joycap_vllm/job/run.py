@@ -7,6 +7,7 @@ import contextlib
 import gc
 import shlex
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -74,7 +75,7 @@ async def run_job(
             say(notice)
         job = _Run(plan, agenda, progress, captioner, journal)
         captioner.on_answer = job.on_answer
-        ticker = asyncio.create_task(_tick(job, stop, watch))
+        ticker = asyncio.create_task(_tick(job, stop, watch, say))
         work = asyncio.create_task(job.feed(stop))
         hurry = asyncio.create_task(stop.twice())
         try:
@@ -104,9 +105,11 @@ def _seldom_collecting() -> Iterator[None]:
         gc.unfreeze()
 
 
-async def _tick(job: _Run, stop: Stop, watch: Watcher) -> None:
+async def _tick(job: _Run, stop: Stop, watch: Watcher, say: Callable[[str], None]) -> None:
     while True:
         job.look()
+        while job.news:
+            say(job.news.popleft())
         watch(job.progress)
         if stop.asked and job.is_cut_off:
             stop()  # nothing that is in flight can be finished
@@ -137,6 +140,11 @@ class _Run:
         self._broken: JoycapError | None = None
 
     @property
+    def news(self) -> deque[str]:
+        """What the fleet has to say, the oldest first."""
+        return self._captioner.fleet.news
+
+    @property
     def is_cut_off(self) -> bool:
         """Whether no endpoint can be reached at this moment."""
         return self._captioner.fleet.down
@@ -144,6 +152,8 @@ class _Run:
     def look(self) -> None:
         """Brings the progress' picture of the fleet up to date."""
         fleet = self._captioner.fleet
+        if advice := fleet.advice():
+            fleet.news.append(advice)
         self.progress.in_flight = fleet.in_flight
         self.progress.capacity = fleet.capacity
         self.progress.queue = fleet.queue
@@ -162,6 +172,7 @@ class _Run:
                     if stop.asked or self._broken is not None:
                         break
                     self._begin(chunk.pop())
+            self._captioner.fleet.no_more()
             while self._active and self._broken is None:
                 await self._wait_for_one()
             if self._active:  # what is answered already is worth the moment that recording takes

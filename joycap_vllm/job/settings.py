@@ -76,6 +76,12 @@ class JobSettings:
         if not 1 <= part <= parts:
             raise UsageError(f"a shard is I/N with I from 1 to N, not {part}/{parts}")
 
+    @property
+    def where(self) -> tuple[str, ...]:
+        """The fleet, as users named it."""
+        named = self.captioner.endpoints
+        return (*self.urls, named) if named else self.urls
+
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint of each prompt, by name."""
         return {prompt.name: prompt.fingerprint(RECIPE) for prompt in self.prompts}

@@ -1,0 +1,39 @@
+"""The bounds of an endpoint's limit, and the record of its changes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from joycap_vllm.fleet.gauges import SLACK
+
+
+@dataclass(frozen=True, slots=True)
+class LimitOptions:
+    """Bounds of a limit, in requests; `start == floor == ceiling` makes it fixed.
+
+    Args:
+        start: The first limit where nothing is known of the server.
+        seats: Requests that the server works on at once, where it says so: the first guess.
+    """
+
+    start: int = 4
+    floor: int = 1
+    ceiling: int = 512
+    seats: int | None = None
+
+    @property
+    def first(self) -> int:
+        """The first limit."""
+        start = self.start if self.seats is None else math.ceil(SLACK * self.seats)
+        return min(max(start, self.floor), self.ceiling)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of a limit: when (by the caller's clock), from, to, and why."""
+
+    at: float
+    old: int
+    new: int
+    why: str

@@ -1,0 +1,158 @@
+"""Who belongs to a fleet: endpoints are proved before they get work, and come and go by a listing.
+
+Those that a listing no longer names end what they have in flight and get nothing new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from joycap_vllm.errors import NoEndpointError
+from joycap_vllm.fleet.discovery import Listing
+from joycap_vllm.fleet.endpoint import Endpoint
+from joycap_vllm.fleet.fleet import Fleet
+from joycap_vllm.fleet.proof import Proof, prove_endpoint, require
+
+LOOK = 2.0  # seconds between two looks at a listing
+_AGAIN = 15.0  # seconds until an endpoint that did not pass is looked at again
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What an endpoint has to show.
+
+    Args:
+        model: Name to ask for; None takes what it lists.
+        api_key: Its key.
+        check: Whether it gets a test picture.
+        connections: Most connections to it at once.
+    """
+
+    model: str | None = None
+    api_key: str | None = None
+    check: bool = True
+    connections: int = 1024
+
+    async def proof(self, endpoint: Endpoint) -> Proof:
+        """What an endpoint showed."""
+        try:
+            await endpoint.probe(self.model)
+        except NoEndpointError as error:
+            return Proof(endpoint.url, False, (str(error),), "")
+        if not self.check:
+            return Proof(endpoint.url, True, (), endpoint.abilities.model)
+        return await prove_endpoint(endpoint)
+
+    def endpoint(self, url: str) -> Endpoint:
+        """An endpoint, not asked yet."""
+        return Endpoint(url, api_key=self.api_key, connections=self.connections)
+
+
+async def usable(urls: Sequence[str], entry: Entry) -> tuple[list[Endpoint], list[str]]:
+    """The endpoints that pass, and a line about each of the others.
+
+    Raises:
+        NoEndpointError: None passes.
+    """
+    endpoints = [entry.endpoint(url) for url in urls]
+    try:
+        proofs = await asyncio.gather(*(entry.proof(endpoint) for endpoint in endpoints))
+        good = [e for e, proof in zip(endpoints, proofs, strict=True) if proof.ok]
+        if not good:
+            require(proofs)
+    except BaseException:
+        await asyncio.gather(*(endpoint.close() for endpoint in endpoints))
+        raise
+    await asyncio.gather(*(e.close() for e in endpoints if e not in good))
+    return good, [_left_out(proof) for proof in proofs if not proof.ok]
+
+
+class Roll:
+    """Lets endpoints join and leave a fleet as a listing names them.
+
+    Args:
+        fleet: The fleet.
+        listing: What is looked at.
+        entry: What an endpoint has to show before it joins.
+        always: Endpoints that stay, whatever the listing says.
+        look: Seconds between two looks.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        listing: Listing,
+        entry: Entry,
+        *,
+        always: Sequence[str] = (),
+        look: float = LOOK,
+    ) -> None:
+        self._fleet = fleet
+        self._listing = listing
+        self._entry = entry
+        self._always = frozenset(always)
+        self._look = look
+        self._problem = listing.problem
+        self._joining: dict[str, asyncio.Task[None]] = {}
+        self._not_before: dict[str, float] = {}
+        self._told: dict[str, str] = {}
+
+    async def follow(self) -> None:
+        """Looks at the listing for as long as it runs."""
+        try:
+            while True:
+                await asyncio.sleep(self._look)
+                wanted = frozenset(await self._listing.look())
+                self._tell_problem(len(wanted))
+                self._apply(wanted)
+        finally:
+            for task in self._joining.values():
+                task.cancel()
+            await asyncio.gather(*self._joining.values(), return_exceptions=True)
+
+    def _apply(self, wanted: frozenset[str]) -> None:
+        have = {station.endpoint.url for station in self._fleet.members}
+        for url in have - wanted - self._always:
+            self._fleet.leave(url)
+            self._fleet.news.append(f"{url} is no longer listed: it ends what it has begun")
+        for url in self._joining.keys() - wanted:
+            self._joining[url].cancel()
+        for url in self._not_before.keys() - wanted:
+            del self._not_before[url]  # if it comes back it is looked at at once
+            self._told.pop(url, None)
+        now = asyncio.get_running_loop().time()
+        for url in wanted - have - self._joining.keys():
+            if now >= self._not_before.get(url, 0.0):
+                self._joining[url] = asyncio.create_task(self._join(url), name=url)
+                self._joining[url].add_done_callback(lambda t: self._joining.pop(t.get_name()))
+
+    async def _join(self, url: str) -> None:
+        endpoint, joined = self._entry.endpoint(url), False
+        try:
+            proof = await self._entry.proof(endpoint)
+            if proof.ok:
+                self._fleet.join(endpoint)
+                joined = True
+                self._not_before.pop(url, None)
+                self._told.pop(url, None)
+                self._fleet.news.append(f"{url} joins")
+                return
+            self._not_before[url] = asyncio.get_running_loop().time() + _AGAIN
+            if self._told.get(url) != _left_out(proof):
+                self._told[url] = _left_out(proof)
+                self._fleet.news.append(f"{_left_out(proof)}; it is looked at again")
+        finally:
+            if not joined:
+                await endpoint.close()
+
+    def _tell_problem(self, kept: int) -> None:
+        problem = self._listing.problem
+        if problem and problem != self._problem:
+            self._fleet.news.append(f"{problem}; the {kept} endpoints named before stay")
+        self._problem = problem
+
+
+def _left_out(proof: Proof) -> str:
+    return f"{proof.url} is left out: {'; '.join(proof.problems)}"

@@ -1,0 +1,93 @@
+"""A whole job over a fleet: images stay together, endpoints come and go."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from job.helping import command, jobs_requests, joycap, make_pictures
+
+from fault_server import Asked, Reaction, say, serving, truthful
+
+
+def test_all_tasks_of_an_image_are_asked_at_one_of_two_endpoints(tmp_path: Path) -> None:
+    def slow(asked: Asked) -> Reaction:
+        return say(truthful(asked).text, delay=0.02)
+
+    make_pictures(tmp_path, 24)
+    with serving(slow) as one, serving(slow) as two:
+        joycap(
+            "caption", tmp_path, "--base-url", one.url, "--base-url", two.url,
+            "--type", "descriptive", "--type", "straightforward", "--type", "danbooru-tag-list",
+        )  # fmt: skip
+        places: defaultdict[str, set[str]] = defaultdict(set)
+        for server in (one, two):
+            for asked in jobs_requests(server):
+                places[asked.image].add(server.url)
+
+    assert len(places) == 24
+    assert all(len(urls) == 1 for urls in places.values())
+    assert {url for urls in places.values() for url in urls} == {one.url, two.url}
+
+
+def test_endpoints_of_a_file_come_and_go_while_a_job_runs_and_nothing_is_lost(
+    tmp_path: Path,
+) -> None:
+    order: list[str] = []
+
+    def slow(name: str, asked: Asked) -> Reaction:
+        if asked.color != (215, 35, 40):
+            order.append(name)
+        return say(truthful(asked).text, delay=0.2)
+
+    pictures, file = tmp_path / "pictures", tmp_path / "fleet.txt"
+    make_pictures(pictures, 90)
+    with serving(lambda a: slow("one", a)) as one, serving(lambda a: slow("two", a)) as two:
+        file.write_text(f"{one.url}\n")
+        process = subprocess.Popen(
+            command("caption", pictures, "--endpoints", file, "--concurrency", "4", "--json"),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        _until_begun(order, process)
+        new = tmp_path / "new"
+        new.write_text(f"# moved\n{two.url}\n")
+        new.replace(file)
+        out, talk = process.communicate(timeout=60)
+
+    summary = json.loads(out.splitlines()[-1])
+    assert (process.returncode, summary["ok"], summary["requests"]) == (0, 90, 90)
+    assert set(order) == {"one", "two"}
+    assert "one" not in order[order.index("two") :]
+    assert f"{two.url} joins" in talk
+    assert f"{one.url} is no longer listed" in talk
+
+
+@pytest.mark.parametrize("content", ["", None])
+def test_a_job_without_any_endpoint_says_which_file_names_none(
+    tmp_path: Path, content: str | None
+) -> None:
+    make_pictures(tmp_path / "pictures", 1)
+    file = tmp_path / "fleet.txt"
+    if content is not None:
+        file.write_text(content)
+    done = joycap("caption", tmp_path / "pictures", "--endpoints", file, code=3)
+
+    assert str(file) in done.stderr
+
+
+def test_https_through_dns_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 1)
+    done = joycap("caption", tmp_path, "--endpoints", "dns+https://pods:8000", code=2)
+
+    assert "--endpoints FILE" in done.stderr
+
+
+def _until_begun(order: list[str], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 30
+    while not order:
+        assert time.monotonic() < deadline, process.poll()
+        time.sleep(0.01)
