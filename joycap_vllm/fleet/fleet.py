@@ -40,6 +40,8 @@ class FleetOptions:
 class Fleet:
     """Sends requests to endpoints within their limits; use it as an async context manager.
 
+    `news` are lines that users should be told, the oldest first.
+
     Args:
         endpoints: The first endpoints, probed already.
         options: How it behaves.
@@ -49,9 +51,7 @@ class Fleet:
         if not endpoints:
             raise NoEndpointError("no endpoint was given")
         self.options = options or FleetOptions()
-        self.news: deque[str] = deque(
-            maxlen=100
-        )  # what users should know, to be taken from the left
+        self.news: deque[str] = deque(maxlen=100)
         self._first = tuple(endpoints)
         self._dispatch = Dispatch(_tell, total=self.options.concurrency)
         self._stations: dict[Member, Station] = {}
@@ -118,11 +118,6 @@ class Fleet:
         members = self._dispatch.members.values()
         return bottleneck((m.limit.wait, m.limit.value) for m in members if not m.down_why)
 
-    def advice(self) -> str:
-        """What helps, once something other than the engines was the limit for long; each advice is
-        given once, all others of the many calls that this takes give nothing."""
-        return "" if self._adviser is None else self._adviser.look(time(), self.bottleneck)
-
     @property
     def queue(self) -> tuple[int, int] | None:
         """Requests that run and wait at the servers by their own count, whoever sent them; None
@@ -131,6 +126,11 @@ class Fleet:
         if not loads:
             return None
         return round(sum(running for running, _ in loads)), round(sum(wait for _, wait in loads))
+
+    def advice(self) -> str:
+        """What helps, where something other than the engines has been the limit for long; to be
+        asked for often, each advice is given once."""
+        return "" if self._adviser is None else self._adviser.look(time(), self.bottleneck)
 
     def changes(self) -> list[tuple[str, Change]]:
         """The latest changes of all limits, each with its endpoint, in their order."""

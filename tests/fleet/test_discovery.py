@@ -218,3 +218,15 @@ async def test_the_last_endpoint_that_leaves_is_waited_for_until_another_comes()
             listing.named = (two.url,)
             assert (await asyncio.wait_for(asked, 10)).endpoint == two.url
             following.cancel()
+
+
+async def test_the_changes_of_limits_tell_their_endpoint_and_outlast_it() -> None:
+    with serving() as one, serving() as two:
+        async with Fleet([Endpoint(one.url), Endpoint(two.url)]) as fleet:
+            for number, station in enumerate(reversed(fleet.members)):
+                station.member.limit.on_full(100.0 + number)
+            fleet.leave(one.url)
+            told = [(url, change.at, change.why) for url, change in fleet.changes()]
+
+    assert [(url, at) for url, at, _ in told] == [(two.url, 100.0), (one.url, 101.0)]
+    assert all(why for _, _, why in told)
