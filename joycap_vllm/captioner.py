@@ -16,12 +16,14 @@ from joycap_vllm.fleet import (
     Fleet,
     FleetOptions,
     Proof,
+    find_places,
+    form_for,
     normal_url,
     prove_endpoint,
     require,
 )
 from joycap_vllm.glitch import Question
-from joycap_vllm.images import ImagePool, Limits, Prepared, Wire
+from joycap_vllm.images import ImagePool, Limits, Prepared, Recipe, Wire
 from joycap_vllm.prompts import Prompt, ask, build_prompt
 from joycap_vllm.task import Attempt, OnAnswer, Outcome, OutcomeKind, Task, seed_of
 
@@ -48,8 +50,10 @@ class CaptionerOptions:
         api_key: Key for all endpoints.
         retries: Attempts for each task beyond the first. Only answers count: each glitch is asked
             again by its cause; what broke on the way is sent again without being counted.
-        wire: How pictures are encoded; None takes a lossless form where every endpoint is a vLLM
-            on this machine, else JPEG of quality 95.
+        wire: How pictures travel; None takes a lossless form where every endpoint is on this
+            machine or near it, else JPEG of quality 95.
+        recipe: How exactly pictures are prepared; None takes `default`, and for a job that is
+            asked again the job's own.
         workers: Pictures prepared at once; None takes one for each core.
         limits: What is refused unread.
         check: Whether each endpoint gets a test picture first.
@@ -60,6 +64,7 @@ class CaptionerOptions:
     api_key: str | None = None
     retries: int = 4
     wire: Wire | None = None
+    recipe: Recipe | None = None
     workers: int | None = None
     limits: Limits = field(default_factory=Limits)
     check: bool = True
@@ -92,9 +97,9 @@ class Captioner:
 
     async def __aenter__(self) -> Captioner:
         endpoints = await self._usable_endpoints()
-        near = all(e.loopback and e.abilities.vllm is not None for e in endpoints)
-        wire = self.options.wire or ("bmp" if near else "jpeg")
-        self._pool = ImagePool(self.options.workers, wire, self.options.limits)
+        options = self.options
+        wire = options.wire or await self._wire_to(endpoints)
+        self._pool = ImagePool(options.workers, wire, options.limits, options.recipe or "default")
         self._fleet = Fleet(endpoints, self.options.fleet)
         await self._fleet.__aenter__()
         return self
@@ -166,6 +171,12 @@ class Captioner:
         return await Task(
             self.fleet, image, key, question, retries=self.options.retries, told=self.on_answer
         ).run()
+
+    async def _wire_to(self, endpoints: list[Endpoint]) -> Wire:
+        form, why = form_for(await find_places(endpoints))
+        if not all(endpoint.loopback for endpoint in endpoints):
+            self.notices.append(why)
+        return form
 
     async def _usable_endpoints(self) -> list[Endpoint]:
         fleet = self.options.fleet

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from joycap_vllm.cli.flags import RecipeFlag, Wire
+
 Host = Annotated[
     str,
     typer.Option(
@@ -63,6 +65,8 @@ def gateway(
     base_url: BaseUrl = None,
     model: Model = None,
     retries: Retries = 4,
+    wire: Wire = "auto",
+    recipe: RecipeFlag = None,
     keys_file: KeysFile = None,
     no_check: NoCheck = False,
 ) -> None:
@@ -82,6 +86,8 @@ def gateway(
             model=model,
             api_key=os.environ.get("OPENAI_API_KEY") or None,
             retries=retries,
+            wire=None if wire == "auto" else wire,
+            recipe=recipe,
             check=not no_check,
         ),
         keys_file=keys_file,

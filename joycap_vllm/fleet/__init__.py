@@ -2,6 +2,7 @@
 
 from joycap_vllm.fleet.answer import Answer, Usage, read_answer
 from joycap_vllm.fleet.body import request_body
+from joycap_vllm.fleet.distance import Place, find_places, form_for, measure
 from joycap_vllm.fleet.endpoint import Abilities, Endpoint, normal_url
 from joycap_vllm.fleet.fleet import Fleet, FleetOptions, Reply
 from joycap_vllm.fleet.limits import Change, Limit, LimitOptions
@@ -16,9 +17,13 @@ __all__ = [
     "FleetOptions",
     "Limit",
     "LimitOptions",
+    "Place",
     "Proof",
     "Reply",
     "Usage",
+    "find_places",
+    "form_for",
+    "measure",
     "normal_url",
     "prove",
     "prove_endpoint",

@@ -1,0 +1,66 @@
+"""Pictures made 384 x 384: exactly by Pillow, or as well by libvips in a third of the time.
+
+libvips runs the same LANCZOS with SIMD and rounds between its two passes, as Pillow does, but
+takes the columns first: 52 dB at least over photographs (half a step of 255), 55 as a rule.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import Any
+
+from PIL import Image
+
+SIZE = 384
+_forked = False
+
+
+def squash(picture: Image.Image) -> Image.Image:
+    """384 x 384, whatever the shape was: the model expects a squash, not padding."""
+    if picture.size == (SIZE, SIZE):
+        return picture
+    return picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+
+
+def squash_fast(picture: Image.Image, whole: tuple[float, float]) -> Image.Image:
+    """The same, by libvips where that is no worse.
+
+    Args:
+        picture: In RGB.
+        whole: Width and height of what the picture shows, in its pixels; less than its size where
+            shrink-on-load rounded up, and the last pixels stand for less than the others.
+    """
+    vips = _vips()
+    # To larger than it is libvips has no LANCZOS.
+    if vips is None or _forked or picture.size != whole or min(whole) < SIZE:
+        box = (0, 0, *whole)
+        return picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS, box=box)
+    if picture.size == (SIZE, SIZE):
+        return picture
+    width, height = picture.size
+    try:
+        stored = vips.Image.new_from_memory(picture.tobytes(), width, height, 3, "uchar")
+        small = stored.reduce(width / SIZE, height / SIZE, kernel="lanczos3")
+        return Image.frombytes("RGB", (SIZE, SIZE), small.write_to_memory())
+    except (vips.Error, ValueError):  # such as a picture 400 times as wide as the model's
+        return squash(picture)
+
+
+@lru_cache(maxsize=1)
+def _vips() -> Any | None:
+    """libvips as it is used here: one thread for each picture, and nothing kept."""
+    try:
+        import pyvips
+    except (ImportError, OSError):  # no wheel for this machine, or one that does not load
+        return None
+    pyvips.concurrency_set(1)
+    pyvips.cache_set_max(0)
+    os.register_at_fork(after_in_child=_after_fork)
+    return pyvips
+
+
+def _after_fork() -> None:
+    """The child has none of libvips's threads, and would wait for them for ever."""
+    global _forked
+    _forked = True
