@@ -15,8 +15,8 @@ from joycap_vllm.images.wires import Wire
 class ImagePool:
     """A bounded pool of threads; Pillow and libvips work outside the interpreter's lock.
 
-    Processes were measured beside it: no more pictures a second from two cores, since of 7 ms for
-    a picture less than 1 holds the lock; but each costs 40 MB, and bytes on their way there and
+    Processes were measured beside it: no more pictures a second from two cores, since of 10 ms
+    for a picture some 1 holds the lock; but each costs 40 MB, and bytes on their way there and
     back.
 
     Args:

@@ -4,8 +4,8 @@ Upright by EXIF; every mode to RGB, alpha on white; squashed to 384x384 with LAN
 squashes on the client for its quality (fpgaminer/joycaption scripts/batch-caption.py @8445b2e).
 
 `exact` is Pillow alone, from all pixels. `default` lets libjpeg leave out what the squash drops
-anyway, down to twice its size, and is never more than 50 dB from exact on a photograph. `fast` goes
-down to its size: some 30 dB from exact where a photograph is full of fine lines.
+anyway, down to twice its size, and is 50 dB from exact or closer. `fast` goes down to its size:
+35 dB from exact where a photograph is full of fine lines.
 """
 
 from __future__ import annotations

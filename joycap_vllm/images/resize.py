@@ -1,7 +1,8 @@
-"""Pictures made 384 x 384: exactly by Pillow, or as well by libvips in a third of the time.
+"""Pictures made 384 x 384: exactly by Pillow, or as well by libvips in half the time.
 
-libvips runs the same LANCZOS with SIMD and rounds between its two passes, as Pillow does, but
-takes the columns first: 52 dB at least over photographs (half a step of 255), 55 as a rule.
+libvips runs the same LANCZOS with SIMD. It is told to squash rows before columns, as Pillow does:
+the other way, its own, is faster yet, but both clip what overshoots between the two passes, which
+in a line drawing is a difference of 36 dB. In this order it is 50 dB and more for any picture.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def squash_fast(picture: Image.Image, whole: tuple[float, float]) -> Image.Image
     width, height = picture.size
     try:
         stored = vips.Image.new_from_memory(picture.tobytes(), width, height, 3, "uchar")
-        small = stored.reduce(width / SIZE, height / SIZE, kernel="lanczos3")
+        rows = stored.reduceh(width / SIZE, kernel="lanczos3")
+        small = rows.reducev(height / SIZE, kernel="lanczos3")
         return Image.frombytes("RGB", (SIZE, SIZE), small.write_to_memory())
     except (vips.Error, ValueError):  # such as a picture 400 times as wide as the model's
         return squash(picture)

@@ -26,6 +26,17 @@ def photograph(width: int, height: int, mode: str = "RGB") -> Image.Image:
     return Image.blend(soft, grain, 0.1).convert(mode)
 
 
+def line_art(width: int, height: int) -> Image.Image:
+    """Hard black lines on white, which overshoot most where they are made small."""
+    rng = random.Random(width)
+    picture = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(picture)
+    for _ in range(300):
+        ends = [(rng.randrange(width), rng.randrange(height)) for _ in range(2)]
+        draw.line(ends, fill="black", width=3)
+    return picture
+
+
 def encoded(picture: Image.Image, form: str = "JPEG", **options: object) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, form, **({"quality": 92} | options))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from images.drawing import decibels, encoded, photograph, turned
+from images.drawing import decibels, encoded, line_art, photograph, turned
 from joycap_vllm.errors import ImageError
 from joycap_vllm.images import Limits, Recipe, Wire, prepare, recipe_name
 
@@ -27,6 +27,13 @@ def made(data: bytes, recipe: Recipe = "default") -> Image.Image:
 def test_the_default_is_within_50_db_of_exact(width: int, height: int, form: str) -> None:
     options = {"compress_level": 1} if form == "PNG" else {}
     data = encoded(photograph(width, height), form, **options)
+
+    assert decibels(made(data), made(data, "exact")) >= 50
+
+
+@pytest.mark.parametrize("size", [(1001, 700), (1500, 1500), (2400, 900)])
+def test_line_art_is_no_worse_than_a_photograph(size: tuple[int, int]) -> None:
+    data = encoded(line_art(*size), "PNG")
 
     assert decibels(made(data), made(data, "exact")) >= 50
 
