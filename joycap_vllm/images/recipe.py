@@ -4,8 +4,9 @@ Upright by EXIF; every mode to RGB, alpha on white; squashed to 384x384 with LAN
 squashes on the client for its quality (fpgaminer/joycaption scripts/batch-caption.py @8445b2e).
 
 `exact` is Pillow alone, from all pixels. `default` lets libjpeg leave out what the squash drops
-anyway, down to twice its size, and is 50 dB from exact or closer. `fast` goes down to its size:
-35 dB from exact where a photograph is full of fine lines.
+anyway, down to twice its size, and is 50 dB from exact or closer; only line drawings stored as
+JPEGs of 1536 pixels and more each way may be 39. `fast` goes down to its size: 35 dB from exact
+where a photograph is full of fine lines.
 """
 
 from __future__ import annotations
