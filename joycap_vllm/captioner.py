@@ -18,12 +18,14 @@ from joycap_vllm.fleet import (
     FleetOptions,
     Listing,
     Roll,
+    find_places,
+    form_for,
     listing_of,
     normal_url,
     usable,
 )
 from joycap_vllm.glitch import Question
-from joycap_vllm.images import ImagePool, Limits, Prepared, Wire
+from joycap_vllm.images import ImagePool, Limits, Prepared, Recipe, Wire
 from joycap_vllm.prompts import Prompt, ask, build_prompt
 from joycap_vllm.task import Attempt, OnAnswer, Outcome, OutcomeKind, Task, seed_of
 
@@ -50,8 +52,10 @@ class CaptionerOptions:
         api_key: Key for all endpoints.
         retries: Attempts for each task beyond the first. Only answers count: each glitch is asked
             again by its cause; what broke on the way is sent again without being counted.
-        wire: How pictures are encoded; None takes a lossless form where every endpoint is a vLLM
-            on this machine, else JPEG of quality 95.
+        wire: How pictures travel; None takes a lossless form where every endpoint is on this
+            machine or near it, else JPEG of quality 95.
+        recipe: How exactly pictures are prepared; None takes `default`, and for a job that is
+            asked again the job's own.
         workers: Pictures prepared at once; None takes one for each core.
         limits: What is refused unread.
         check: Whether each endpoint gets a test picture first.
@@ -64,6 +68,7 @@ class CaptionerOptions:
     api_key: str | None = None
     retries: int = 4
     wire: Wire | None = None
+    recipe: Recipe | None = None
     workers: int | None = None
     limits: Limits = field(default_factory=Limits)
     check: bool = True
@@ -104,12 +109,12 @@ class Captioner:
         self._pool: ImagePool | None = None
 
     async def __aenter__(self) -> Captioner:
-        listing = listing_of(self.options.endpoints) if self.options.endpoints else None
+        options = self.options
+        listing = listing_of(options.endpoints) if options.endpoints else None
         entry = self._entry()
         endpoints = await self._usable(listing, entry)
-        near = all(e.loopback and e.abilities.vllm is not None for e in endpoints)
-        wire = self.options.wire or ("bmp" if near else "jpeg")
-        self._pool = ImagePool(self.options.workers, wire, self.options.limits)
+        wire = options.wire or await self._wire_to(endpoints)
+        self._pool = ImagePool(options.workers, wire, options.limits, options.recipe or "default")
         self._fleet = Fleet(endpoints, self.options.fleet)
         await self._fleet.__aenter__()
         if listing is not None:
@@ -192,6 +197,12 @@ class Captioner:
         options = self.options
         connections = options.fleet.concurrency or 1024
         return Entry(options.model, options.api_key, options.check, connections)
+
+    async def _wire_to(self, endpoints: list[Endpoint]) -> Wire:
+        form, why = form_for(await find_places(endpoints))
+        if not all(endpoint.loopback for endpoint in endpoints):
+            self.notices.append(why)
+        return form
 
     async def _usable(self, listing: Listing | None, entry: Entry) -> list[Endpoint]:
         named = () if listing is None else await listing.look()

@@ -47,7 +47,7 @@ from joycap_vllm.cli.caption import (
     Words,
     caption,
 )
-from joycap_vllm.cli.flags import HOW, OUT, WHERE, AcceptChanges, MaxPixels
+from joycap_vllm.cli.flags import HOW, OUT, WHERE, AcceptChanges, MaxPixels, RecipeFlag
 
 if TYPE_CHECKING:
     from joycap_vllm.job import JobSettings
@@ -145,6 +145,7 @@ def export_requests(
     sample: Sample = None,
     max_pixels: MaxPixels = 178_956_970,
     wire: BatchWire = "jpeg",
+    recipe: RecipeFlag = None,
 ) -> None:
     """Write a request for every caption that is still to be asked; nothing is sent.
 

@@ -89,12 +89,23 @@ Check = Annotated[
     ),
 ]
 Wire = Annotated[
-    Literal["auto", "jpeg", "png", "bmp"],
+    Literal["auto", "jpeg", "png", "png0", "bmp", "original"],
     typer.Option(
         envvar="JOYCAP_WIRE",
         rich_help_panel=WHERE,
-        help="How 384x384 pictures travel: jpeg is quality 95 4:4:4, png and bmp lose "
-        "nothing; auto takes bmp to a vLLM on this machine.",
+        help="How pictures travel: as jpeg of quality 95 4:4:4; as png, png0 (not compressed) or "
+        "bmp without loss; or as they are stored (original), so that the server squashes them. "
+        "auto loses nothing where servers are near.",
+    ),
+]
+RecipeFlag = Annotated[
+    Literal["default", "exact", "fast"] | None,
+    typer.Option(
+        "--recipe",
+        envvar="JOYCAP_RECIPE",
+        rich_help_panel=HOW,
+        help="How exactly pictures become 384x384: default is within 50 dB of exact, which is "
+        "slower; fast is not. (default: default, or the job's that is asked again)",
     ),
 ]
 MaxPixels = Annotated[

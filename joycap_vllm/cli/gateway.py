@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from joycap_vllm.cli.flags import Endpoints
+from joycap_vllm.cli.flags import Endpoints, RecipeFlag, Wire
 
 Host = Annotated[
     str,
@@ -66,6 +66,8 @@ def gateway(
     endpoints: Endpoints = None,
     model: Model = None,
     retries: Retries = 4,
+    wire: Wire = "auto",
+    recipe: RecipeFlag = None,
     keys_file: KeysFile = None,
     no_check: NoCheck = False,
 ) -> None:
@@ -85,6 +87,8 @@ def gateway(
             model=model,
             api_key=os.environ.get("OPENAI_API_KEY") or None,
             retries=retries,
+            wire=None if wire == "auto" else wire,
+            recipe=recipe,
             check=not no_check,
             endpoints=endpoints or "",
         ),

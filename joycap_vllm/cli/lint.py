@@ -19,6 +19,7 @@ from joycap_vllm.cli.flags import (
     MaxPixels,
     Model,
     Patience,
+    RecipeFlag,
     Retries,
     Serve,
     Timeout,
@@ -109,6 +110,7 @@ def lint(
     retries: Retries = 4,
     max_pixels: MaxPixels = 178_956_970,
     wire: Wire = "auto",
+    recipe: RecipeFlag = None,
     max_glitch_rate: MaxGlitchRate = "0.3",
 ) -> None:
     """Judge captions: one JSON line for each on stdout, in order; the summary on stderr.
@@ -144,6 +146,7 @@ def lint(
         retries=retries,
         max_pixels=max_pixels,
         wire=wire,
+        recipe=recipe,
         max_glitch_rate=max_glitch_rate,
         accept_changes=False,
         as_json=False,

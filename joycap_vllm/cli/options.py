@@ -35,7 +35,8 @@ class AskFlags:
     max_pixels: int
     allow_private_urls: bool = False
     url_timeout: float = 30.0
-    wire: Literal["auto", "jpeg", "png", "bmp"]
+    wire: Literal["auto", "jpeg", "png", "png0", "bmp", "original"]
+    recipe: Literal["default", "exact", "fast"] | None = None
     max_glitch_rate: str
     accept_changes: bool
     as_json: bool
@@ -195,6 +196,7 @@ def captioner_of(flags: AskFlags) -> CaptionerOptions:
         api_key=api_key(flags.api_key_file),
         retries=flags.retries,
         wire=None if flags.wire == "auto" else flags.wire,
+        recipe=flags.recipe,
         limits=Limits(pixels=flags.max_pixels),
         check=flags.check,
         endpoints=flags.endpoints or "",

@@ -3,6 +3,7 @@
 from joycap_vllm.fleet.answer import Answer, Usage, read_answer
 from joycap_vllm.fleet.body import Body, request_body
 from joycap_vllm.fleet.discovery import Listing, listing_of
+from joycap_vllm.fleet.distance import Place, find_places, form_for, measure
 from joycap_vllm.fleet.endpoint import Abilities, Endpoint, normal_url
 from joycap_vllm.fleet.fleet import Fleet, FleetOptions
 from joycap_vllm.fleet.limits import Change, Limit, LimitOptions
@@ -22,11 +23,15 @@ __all__ = [
     "Limit",
     "LimitOptions",
     "Listing",
+    "Place",
     "Proof",
     "Reply",
     "Roll",
     "Usage",
+    "find_places",
+    "form_for",
     "listing_of",
+    "measure",
     "normal_url",
     "prove",
     "prove_endpoint",

@@ -236,6 +236,15 @@ class Endpoint:
             return None
         return answer if isinstance(answer, dict) else None
 
+    async def refuses(self, data: bytes) -> bool:
+        """Whether it reads `data`, which is no request, and says so."""
+        url, kind = f"{self.url}/chat/completions", {"Content-Type": "application/json"}
+        try:
+            response = await self._control.post(url, content=data, headers=kind)
+        except (httpx2.HTTPError, OSError):
+            return False
+        return response.status_code in (400, 422)
+
     async def _models(self) -> list[dict[str, Any]]:
         try:
             response = await self._control.get(f"{self.url}/models")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -135,11 +136,13 @@ def ask_again(
         tasks: Keys and prompts.
         source: Their images.
         urls: The fleet.
-        captioner: How images are captioned.
+        captioner: How images are captioned; what it leaves open of the recipe is the job's.
         replace: Whether sidecars give way to new captions, whoever wrote them.
         max_glitch_rate: Part of the tasks that may get a bad answer before the run stops.
         accept_changes: Go on with settings that differ from the journal's.
     """
+    recipe = captioner.recipe or job.recipe
+    wire = captioner.wire or ("original" if job.original else None)
     return JobSettings(
         source=source,
         prompts=job.prompts,
@@ -148,7 +151,7 @@ def ask_again(
         form=job.form,
         out=job.out,
         urls=urls,
-        captioner=captioner,
+        captioner=dataclasses.replace(captioner, recipe=recipe, wire=wire),
         on_glitch=job.on_glitch,
         only=tasks,
         replace=replace,

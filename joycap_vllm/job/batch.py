@@ -99,6 +99,7 @@ class Preparing:
     def __init__(self, settings: JobSettings) -> None:
         self._limits = settings.captioner.limits
         self._wire = settings.captioner.wire or "jpeg"
+        self._recipe = settings.captioner.recipe or "default"
 
     def images(self, steps: Iterator[Step]) -> Iterator[tuple[PlannedImage, Prepared | str]]:
         """Each image that has something to ask, prepared, or why it cannot be used."""
@@ -110,7 +111,7 @@ class Preparing:
     def _prepared(self, planned: PlannedImage) -> Prepared | str:
         try:
             data = planned.image.read(self._limits.file_bytes)
-            return prepare(data, self._wire, self._limits)
+            return prepare(data, self._wire, self._limits, self._recipe)
         except ImageError as error:
             return str(error)
 

@@ -12,7 +12,7 @@ import orjson
 
 from joycap_vllm.captioner import DEFAULT_URL, CaptionerOptions
 from joycap_vllm.errors import SettingsChangedError, UsageError
-from joycap_vllm.images import RECIPE
+from joycap_vllm.images import recipe_name
 from joycap_vllm.job.stored import JOB_FILE, StoredJob
 from joycap_vllm.job.trouble import USUAL_MOST
 from joycap_vllm.outputs import Form, SidecarOptions, write_atomically
@@ -82,9 +82,14 @@ class JobSettings:
         named = self.captioner.endpoints
         return (*self.urls, named) if named else self.urls
 
+    @property
+    def recipe(self) -> str:
+        """The image recipe's name."""
+        return recipe_name(self.captioner.recipe or "default", self.captioner.wire)
+
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint of each prompt, by name."""
-        return {prompt.name: prompt.fingerprint(RECIPE) for prompt in self.prompts}
+        return {prompt.name: prompt.fingerprint(self.recipe) for prompt in self.prompts}
 
     def stored(self) -> StoredJob:
         """What it takes to ask again."""
@@ -97,6 +102,8 @@ class JobSettings:
             inputs,
             self.form,
             self.out,
+            self.captioner.recipe or "default",
+            self.captioner.wire == "original",
         )
 
     def lasting(self) -> dict[str, Any]:
@@ -105,7 +112,7 @@ class JobSettings:
         own = self.state.is_relative_to(options.root)
         data = {
             "root": None if own else escaped(options.root),  # a folder moves with its own journal
-            "recipe": RECIPE,
+            "recipe": self.recipe,
             "prompts": {prompt.name: _lasting_prompt(prompt) for prompt in self.prompts},
             "sidecars": {
                 "extension": options.extension,

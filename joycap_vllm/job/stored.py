@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import orjson
 
 from joycap_vllm.errors import UsageError
+from joycap_vllm.images import Recipe
 from joycap_vllm.job.records import state_folder
 from joycap_vllm.outputs import Form, SidecarOptions
 from joycap_vllm.prompts import Prompt
@@ -31,6 +32,8 @@ class StoredJob:
         inputs: What its last run read, as `escaped_text` writes it.
         form: The form of its output.
         out: The file or folder of an output that is no sidecars.
+        recipe: How exactly pictures are prepared.
+        original: Whether they travel as they are stored.
     """
 
     state: Path
@@ -40,6 +43,8 @@ class StoredJob:
     inputs: tuple[str, ...] = ()
     form: Form = "txt"
     out: Path | None = None
+    recipe: Recipe = "default"
+    original: bool = False
 
     def entry(self) -> dict[str, Any]:
         """Plain data for `job.json`; folders that may move together with the state folder, since

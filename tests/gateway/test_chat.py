@@ -121,8 +121,8 @@ async def test_pictures_go_through_the_image_recipe(
 
     stored = pybase64.b64decode(picture.partition(",")[2])
     [part, text] = upstream.bodies[0]["messages"][-1]["content"]
-    sent = pybase64.b64encode(prepare(stored).data).decode()
-    assert part["image_url"]["url"] == f"data:image/jpeg;base64,{sent}"
+    sent = pybase64.b64encode(prepare(stored, "png0").data).decode()
+    assert part["image_url"]["url"] == f"data:image/png;base64,{sent}"
     assert text == {"type": "text", "text": "What is it?"}
 
 
