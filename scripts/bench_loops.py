@@ -38,8 +38,8 @@ FEW_WORDS = " red circle,"
 
 
 @contextlib.contextmanager
-def nano_server() -> Iterator[str]:
-    """`joycap serve nano` for the length of a block; its base URL."""
+def nano_server() -> Iterator[tuple[str, int]]:
+    """`joycap serve nano` for the length of a block; its base URL and its process id."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -54,7 +54,7 @@ def nano_server() -> Iterator[str]:
         told = process.stdout.readline()
         if not told:
             sys.exit("the server did not start")
-        yield json.loads(told)[0]
+        yield json.loads(told)[0], process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
@@ -186,7 +186,7 @@ def main() -> int:
     )
     given = parser.parse_args()
     with contextlib.ExitStack() as stack:
-        url = given.base_url or stack.enter_context(nano_server())
+        url = given.base_url or stack.enter_context(nano_server())[0]
         explained = asyncio.run(measure(url, given.pictures, given.temperature, given.end_token))
     return 0 if explained else 1
 

@@ -99,7 +99,7 @@ async def compare(
             folder = Path(name)
             sent = await asyncio.to_thread(write_pictures, folder, pictures, prompt, count)
             words = bench_words(folder, url, model, prompt, level, sent)
-            rate = await _theirs(command, words, folder, api_key)
+            rate = await vllm_bench_rate(command, words, folder, api_key)
         turns.append(Turn("vllm bench serve", level, sent, rate))
     return Comparison(tuple(turns))
 
@@ -153,9 +153,20 @@ def read_result(file: Path) -> float:
     return float(result["completed"]) / float(result["duration"])
 
 
-async def _theirs(
+async def vllm_bench_rate(
     command: BenchCommand, words: Sequence[str], folder: Path, api_key: str | None
 ) -> float:
+    """Answers a second by one run of `vllm bench serve`.
+
+    Args:
+        command: How it is started.
+        words: As `bench_words` makes them.
+        folder: Where its pictures are and its result will be.
+        api_key: The server's key.
+
+    Raises:
+        JoycapError: It failed.
+    """
     environment = {**os.environ, **command.env}
     if api_key:
         environment["OPENAI_API_KEY"] = api_key
