@@ -58,11 +58,18 @@ class Kind:
 
 @dataclass(frozen=True)
 class Turn:
-    """One contestant's turn: captions a second, and seconds of CPU a caption."""
+    """One contestant's turn: captions a second, and seconds of CPU a caption, its own and the
+    server's."""
 
     who: str
     rate: float
-    cpu: float
+    own: float
+    server: float
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU a caption."""
+        return self.own + self.server
 
 
 class Deck:
@@ -140,20 +147,21 @@ class Match:
         self._turns += 1
         folder = self._home / f"{self._turns}"
         deck.deal(folder, count)
-        before = children() + cpu_of(self._server)
+        own, server = children(), cpu_of(self._server)
         if who == OURS:
             rate = self._ours(folder)
         elif who == PEER:
             rate = self._peer(folder)
         else:
             rate = self._theirs(folder, count, level)
-        cpu = (children() + cpu_of(self._server) - before) / count
+        own, server = (children() - own) / count, (cpu_of(self._server) - server) / count
         shown = f"{who}, {level} in flight" if level else who
-        print(f"  {shown}: {rate:.2f} captions/s, {cpu:.3f} s of CPU each", flush=True)
+        cost = f"{own:.3f} s of its own CPU and {server:.3f} s of the server's each"
+        print(f"  {shown}: {rate:.2f} captions/s, {cost}", flush=True)
         for file in folder.iterdir():
             if file.is_file():
                 file.unlink()
-        return Turn(who, rate, cpu)
+        return Turn(who, rate, own, server)
 
     def _ours(self, folder: Path) -> float:
         out = self._home / f"{self._turns}-out"
@@ -238,7 +246,8 @@ def show(kind: Kind, best: dict[str, Turn]) -> None:
     """The rows of a kind, and its ratios."""
     for who in (OURS, THEIRS, PEER):
         turn = best[who]
-        print(f"| {kind.name} | {who} | {turn.rate:.1f} captions/s | {turn.cpu:.3f} s |")
+        print(f"| {kind.name} | {who} | {turn.rate:.1f} captions/s | {turn.own:.3f} s | "
+              f"{turn.server:.3f} s |")  # fmt: skip
     ours = best[OURS]
     print(f"{kind.name}: rate {ours.rate / best[THEIRS].rate:.2f} x vllm bench serve, "
           f"{ours.rate / best[PEER].rate:.2f} x the loop; "

@@ -26,7 +26,7 @@ from joycap_vllm.cli.flags import (
 Inputs = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[INPUT...]",
+        metavar="INPUT...",
         help="Images as `joycap caption` takes them. (default: drawn ones, no two the same)",
         show_default=False,
     ),
@@ -123,8 +123,8 @@ def bench(
 
       joycap bench --serve nano --levels 8,16,32 --seconds 5 --json
 
-    Exit codes: 0 measured, 2 wrong usage, 3 no endpoint, 130 interrupted (what was measured so far
-    is printed).
+    Exit codes: 0 measured, 2 wrong usage, 3 no endpoint, 5 the server that
+    --serve started died, 130 interrupted (what was measured so far is printed).
     """
     from joycap_vllm.cli.benching import BenchFlags, run_bench
 
