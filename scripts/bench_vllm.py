@@ -256,8 +256,8 @@ def show(kind: Kind, best: dict[str, Turn]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--pictures", type=int, default=300, help="of 1024x1024")
-    parser.add_argument("--large", type=int, default=64, help="of 12 megapixels")
+    parser.add_argument("--pictures", type=int, default=300, help="of 1024x1024, a turn; 0: none")
+    parser.add_argument("--large", type=int, default=64, help="of 12 megapixels; 0: none")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--levels", type=int, nargs="+", default=[8, 16, 32, 64])
     parser.add_argument("--as-peer", nargs=2, help=argparse.SUPPRESS)
@@ -271,7 +271,9 @@ def main() -> int:
     )
     with tempfile.TemporaryDirectory() as name, nano_server() as (url, pid):
         match = Match(url, pid, Path(name))
-        results = [(kind, contest(match, kind, given.levels, given.rounds)) for kind in kinds]
+        results = [
+            (kind, contest(match, kind, given.levels, given.rounds)) for kind in kinds if kind.count
+        ]
     for kind, best in results:
         show(kind, best)
     return 0

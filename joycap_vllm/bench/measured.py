@@ -77,7 +77,8 @@ class Measured:
     Args:
         level: Requests in flight that were asked for; None: as many as `auto` chose.
         seconds: Length of the measured time.
-        answers: Answers in it; one that lies in it with a part of its time counts as that part.
+        answers: Answers in it; at a fixed level one that lies in it with a part of its time counts
+            as that part.
         answers_per_second: Answers of any kind.
         captions_per_second: Answers that were judged to be captions.
         prompt_tokens_per_second: Tokens read, those from the cache too.
@@ -134,7 +135,7 @@ def measured(
         answered: All requests that may have been in flight in it, each with its end.
         samples: Looks taken in it.
     """
-    shares = [(one, one.part_within(span.opened, span.closed)) for one in answered]
+    shares = [(one, _share(one, span, steady=level is not None)) for one in answered]
     inside = [(one, part) for one, part in shares if part > 0]
     good = [(one, part) for one, part in inside if not one.failed]
     answers = sum(part for _, part in good)
@@ -170,6 +171,14 @@ def measured(
         failed=len(failures),
         why=failures[0] if failures else "",
     )
+
+
+def _share(one: Answered, span: Span, *, steady: bool) -> float:
+    """How much of an answer belongs to the span: where as many are in flight all the time, the part
+    of its time, so that bursts do not matter; else that would count what only piles up."""
+    if steady:
+        return one.part_within(span.opened, span.closed)
+    return float(span.opened <= one.ended < span.closed)
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

@@ -46,6 +46,12 @@ def test_an_answer_counts_by_the_part_of_its_time_that_was_measured() -> None:
     )
 
 
+def test_where_more_and_more_are_in_flight_only_answers_that_came_count() -> None:
+    answered = [answer(5, 15), answer(12, 14), answer(18, 22), answer(1, 9)]
+
+    assert measured(None, SPAN, answered, []).answers == 2
+
+
 def test_glitches_are_answers_but_no_captions_and_failures_are_neither() -> None:
     answered = [
         answer(11, 12),
