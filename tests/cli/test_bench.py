@@ -147,7 +147,15 @@ def test_a_server_that_refuses_every_request_is_exit_code_3_with_its_words(tmp_p
 
 def test_an_interrupt_prints_what_was_measured(tmp_path: Path, eight_slots: Stub) -> None:
     make_pictures(tmp_path, 4)
-    flags = [tmp_path, "--base-url", eight_slots.url, "--levels", "2,4000", "--json", *QUICK]
+    flags: list[str | Path] = [
+        tmp_path,
+        "--base-url",
+        eight_slots.url,
+        "--levels",
+        "2,4000",
+        "--json",
+        *QUICK,
+    ]
     process = subprocess.Popen(
         command("bench", *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
