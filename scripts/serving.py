@@ -73,5 +73,5 @@ def cpu_seconds(url: str) -> float:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             if port in (folder / "cmdline").read_bytes() or int(fields[1]) in family:
                 family.add(int(folder.name))
-                ticks += int(fields[11]) + int(fields[12])
+                ticks += sum(map(int, fields[11:15]))  # with its children that ended
     return ticks / os.sysconf("SC_CLK_TCK")

@@ -20,6 +20,7 @@ from pathlib import Path
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([
     "forking", "joycap_vllm.cli.running", "joycap_vllm.cli.linting", "joycap_vllm.job.run",
+    "joycap_vllm.cli.benching",
     "joycap_vllm.job.report", "joycap_vllm.job.page", "joycap_vllm.job.export", "crash.server",
     "crash.dying",
     # What the first request and the first picture would import.

