@@ -26,6 +26,7 @@ from joycap_vllm.errors import (
 from joycap_vllm.fleet.answer import Answer, read_answer
 from joycap_vllm.fleet.body import Body
 from joycap_vllm.fleet.hiding import quoted
+from joycap_vllm.fleet.seats import first_seats
 
 CONTROL_TIMEOUT = 10.0  # seconds for health, models and metrics
 # Idle connections are closed before the server closes them: uvicorn does so after 5 s by default,
@@ -193,13 +194,15 @@ class Endpoint:
         if model is not None and names and model not in names:
             raise NoEndpointError(f"{self.url} serves {', '.join(names)}, but not {model}")
         row = listed[names.index(model) if model in names else 0] if listed else {}
-        metrics = bool(_VLLM_GAUGE.search(await self._text("/metrics")))
+        told = await self._text("/metrics")
+        metrics = bool(_VLLM_GAUGE.search(told))
         is_vllm = row.get("owned_by") == "vllm" or metrics
         self.abilities = Abilities(
             model=model or (names[0] if names else _NAMELESS),
             vllm=await self._version() if is_vllm else None,
             context=row.get("max_model_len"),
             metrics=metrics,
+            seats=first_seats(told, listed),
         )
         return self.abilities
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 CAPTION_TOKENS = 1050  # of the KV cache: a picture's 729, the prompt, and a usual answer
-USUAL_SEATS = 256  # vLLM's own default of max_num_seqs where the GPU has less than 70 GB
+USUAL_SEATS = 64  # every plan for a GPU has more, and a few rounds double it; a small CPU has less
 _MOST = 1_000_000
 _INFO = re.compile(r"^vllm:cache_config_info\{(.*)\} 1(?:\.0)?\s*$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -37,7 +37,7 @@ def first_seats(metrics: str, models: Iterable[Mapping[str, Any]]) -> int | None
 
     vLLM 0.32 shows `max_num_seqs` neither in `/metrics` nor in `/v1/models` (only in
     `/server_info`, which is there in its development mode alone), so the guess is what its memory
-    holds, and no more than its usual `max_num_seqs`. A server that names a number in the rows of
+    holds, and no more than a cautious number of seats. A server that names a number in the rows of
     its models is believed.
 
     Args:

@@ -27,7 +27,7 @@ def test_the_engines_of_one_server_add_up() -> None:
 
 def test_the_guess_is_no_more_than_the_usual_seats() -> None:
     assert first_seats(INFO.format(engine=0, tokens=50_000, blocks=1), []) == 47
-    assert first_seats(INFO.format(engine=0, tokens=2_000_000, blocks=1), []) == 256
+    assert first_seats(INFO.format(engine=0, tokens=2_000_000, blocks=1), []) == 64
 
 
 def test_a_number_that_the_server_names_is_believed() -> None:

@@ -241,6 +241,14 @@ def test_a_cpu_build_gets_flags_for_cpus() -> None:
     assert len(plan.replicas) == 1
 
 
+def test_a_model_too_small_to_share_out_computes_in_one_thread_of_one_process() -> None:
+    small = plan_on(machine(ram=24), command=CPU, shape=NANO).replicas[0].env
+    large = plan_on(machine(ram=24), command=CPU, shape=replace(NANO, weights=1 << 30)).replicas[0]
+
+    assert (small["VLLM_ENABLE_V1_MULTIPROCESSING"], small["OMP_NUM_THREADS"]) == ("0", "1")
+    assert not {"VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS"} & set(large.env)
+
+
 def test_joycaption_on_a_small_machine_without_gpu_is_refused() -> None:
     with pytest.raises(UsageError, match="`joycap serve nano` runs anywhere"):
         plan_on(machine(ram=16), command=CPU)
