@@ -24,6 +24,7 @@ from joycap_vllm.job.records import Record
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.job.stop import Stop
 from joycap_vllm.job.trouble import Trouble
+from joycap_vllm.job.writers import Writers
 from joycap_vllm.job.writing import write_captions
 from joycap_vllm.prompts import Prompt, ask
 
@@ -85,6 +86,7 @@ async def run_job(
             for task in (ticker, hurry, work):
                 task.cancel()
             await asyncio.gather(ticker, hurry, work, return_exceptions=True)
+            job.close()
             watch(progress)
         if not work.cancelled():
             work.result()
@@ -135,9 +137,14 @@ class _Run:
         self._captioner = captioner
         self._journal = journal
         self._trouble = Trouble(plan.settings.max_glitch_rate)
+        self._writers = Writers()
         self._active: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._broken: JoycapError | None = None
+
+    def close(self) -> None:
+        """Waits for writes that have begun."""
+        self._writers.close()
 
     @property
     def news(self) -> deque[str]:
@@ -325,13 +332,17 @@ class _Run:
     async def _write(
         self, planned: PlannedImage, done: dict[str, Record], outcomes: dict[str, Outcome]
     ) -> None:
+        if not self._plan.beside:
+            return
         fresh = {
             name: outcome.caption
             for name, outcome in outcomes.items()
             if outcome.caption and handed_out(self._settings, outcome.outcome)
         }
         earlier = {name: record for name, record in done.items() if name not in outcomes}
-        await asyncio.to_thread(write_captions, self._plan, planned, earlier, fresh, self.progress)
+        await self._writers.run(
+            lambda: write_captions(self._plan, planned, earlier, fresh, self.progress)
+        )
 
 
 def _way_out(settings: JobSettings) -> str:

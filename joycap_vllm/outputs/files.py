@@ -27,8 +27,10 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OutputError: The disk is full, or the folder cannot be written.
     """
-    with replacing(path) as file:
-        file.write(data)
+    with _replacing(path) as descriptor:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
 
 
 @contextlib.contextmanager
@@ -44,66 +46,88 @@ def replacing(path: Path, *, make_folders: bool = False) -> Iterator[BinaryIO]:
         OutputError: The disk is full, the folder cannot be written, or something that is no
             regular file has this name.
     """
+    with (
+        _replacing(path, make_folders=make_folders) as descriptor,
+        os.fdopen(descriptor, "wb", _BUFFER, closefd=False) as file,
+    ):
+        yield file
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, *, make_folders: bool = False) -> Iterator[int]:
+    """As `replacing`, with the file's descriptor: a buffer costs more than a caption is worth."""
     try:
-        path = path.resolve() if path.is_symlink() else path
-        if path.exists() and not path.is_file():
+        old = _status(path)
+        if old is not None and stat.S_ISLNK(old.st_mode):
+            path = path.resolve()
+            old = _status(path)
+        if old is not None and not stat.S_ISREG(old.st_mode):
             raise OutputError(f"{path} cannot be written: it is there, and no regular file")
         if make_folders:
             path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = _temporary(path)
-        with os.fdopen(descriptor, "wb", _BUFFER) as file:
-            try:
-                _take_after(path, descriptor)
-                file.truncate()
-                yield file
-                file.flush()
-                os.fdatasync(descriptor)
-                temporary.replace(path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
-                raise
+        try:
+            if old is not None:
+                _take_after(old, descriptor)
+            os.ftruncate(descriptor, 0)
+            yield descriptor
+            os.fdatasync(descriptor)
+            os.replace(temporary, path)  # noqa: PTH105
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)  # noqa: PTH108
+            raise
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written: {error.strerror or error}", error.errno
         ) from error
 
 
-def _temporary(path: Path) -> tuple[int, Path]:
-    """An open file that is nobody else's as long as it is open, and its name beside `path`."""
-    digest = blake2b(os.fsencode(path.name), digest_size=6).hexdigest()
-    own = path.with_name(f".{digest}.joycap-tmp")
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _temporary(path: Path) -> tuple[int, str]:
+    """An open file that is nobody else's as long as it is open, and its name beside `path`.
+
+    Names are plain strings here: pathlib would cost as much as the write itself.
+    """
+    folder, name = os.path.split(path)
+    digest = blake2b(os.fsencode(name), digest_size=6).hexdigest()
+    own = os.path.join(folder, f".{digest}.joycap-tmp")  # noqa: PTH118
     with contextlib.suppress(OSError):  # it belongs to another user, or is no file
         descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         if _is_ours(descriptor, own):
             return descriptor, own
         os.close(descriptor)
-    other = path.with_name(f".{secrets.token_hex(6)}.joycap-tmp")
+    other = os.path.join(folder, f".{secrets.token_hex(6)}.joycap-tmp")  # noqa: PTH118
     return os.open(other, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), other
 
 
-def _is_ours(descriptor: int, name: Path) -> bool:
+def _is_ours(descriptor: int, name: str) -> bool:
     """Whether the file could be locked, still has its name, and is no other file's second one."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # nothing can be locked here, so nobody uses this name
-        name.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)  # noqa: PTH108
         return False
     status = os.fstat(descriptor)
     try:
-        named = os.path.samestat(status, name.stat())
+        named = os.path.samestat(status, os.stat(name))  # noqa: PTH116
     except FileNotFoundError:  # it was another writer's, who has just renamed it
         return False
     return named and status.st_nlink == 1 and status.st_uid == os.geteuid()
 
 
-def _take_after(path: Path, descriptor: int) -> None:
-    try:
-        old = path.stat()
-    except FileNotFoundError:
-        return
+def _take_after(old: os.stat_result, descriptor: int) -> None:
     for owner, group in ((-1, old.st_gid), (old.st_uid, -1)):
         with contextlib.suppress(OSError):
             os.fchown(descriptor, owner, group)
