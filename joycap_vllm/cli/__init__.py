@@ -55,6 +55,7 @@ app.add_typer(batch, name="batch")
 app.command("doctor")(doctor)
 app.command("gateway")(gateway)
 app.command("bench")(bench)
+_CONNECTIONS = 16_384  # open files that thousands of requests in flight may take
 
 
 def _version(wanted: bool) -> None:
@@ -99,6 +100,7 @@ def main() -> None:
     is closed is like /dev/null.
     """
     _open_closed_streams()
+    _allow_connections()
     if is_json_asked(sys.argv[1:]):
         use_format("json")
     try:
@@ -139,6 +141,19 @@ def _tell(text: str, code: int) -> None:
             say(text, event="error", level="error", exit_code=code)
         else:
             typer.echo(f"joycap: {text}", err=True)
+
+
+def _allow_connections() -> None:
+    """A connection is an open file, and many systems allow a thousand unless they are asked."""
+    try:
+        import resource
+    except ImportError:  # Windows counts otherwise
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _CONNECTIONS if hard == resource.RLIM_INFINITY else min(_CONNECTIONS, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _open_closed_streams() -> None:

@@ -118,6 +118,10 @@ class Limit:
         gauges.add(now, running, waiting, in_flight)
         if gauges.front_end or gauges.full:
             self.wait = self._blamed(now)
+        if self.is_starting and gauges.room and in_flight >= _USED * self.value:
+            # The gauges need no round of answers, which at a GPU takes many seconds.
+            self._step(now, 2.0 * self.value, State.SLOW_START, "nothing waits at the server")
+            return
         if not gauges.full or now < self._calm_until:
             return
         target = gauges.own_share(in_flight)
@@ -126,6 +130,11 @@ class Limit:
             self._depth = len(_DOWN)
             why = f"{waiting:.0f} requests wait at the server while {running:.0f} run"
             self._settle(now, target, why)
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether it still looks for its size, below its ceiling."""
+        return self.state is State.SLOW_START and self.value < self.options.ceiling
 
     def on_back(self, now: float) -> None:
         """The server was down and is back: nothing known of it holds any longer."""

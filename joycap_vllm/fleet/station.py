@@ -25,6 +25,7 @@ from joycap_vllm.fleet.places import Member, Ticket
 from joycap_vllm.fleet.proof import proof_request
 
 _POLL = 1.0  # seconds between two looks at a server's metrics
+_POLL_AT_START = 0.25  # the same, while its limit looks for its size
 _POLL_TO_SHOW = 2.0  # the same, where no limit follows them
 _PROBE = (0.25, 5.0)  # first and longest pause between two looks at a server that is down
 _FAILURES = 5  # broken requests in a row after which a server has to show that it is well
@@ -164,11 +165,16 @@ class Station:
 
     async def _follow_load(self) -> None:
         while True:
-            await asyncio.sleep(_POLL if self._follows else _POLL_TO_SHOW)
+            await asyncio.sleep(self._pause())
             self.load = None if self.down_why else await self.endpoint.load()
             if self._follows and self.load is not None:
                 self.member.limit.on_load(time(), *self.load, self.member.in_flight)
                 self._wake()
+
+    def _pause(self) -> float:
+        if not self._follows:
+            return _POLL_TO_SHOW
+        return _POLL_AT_START if self.member.limit.is_starting else _POLL
 
     def _wake(self) -> None:
         self._dispatch.wake(self.member, time())

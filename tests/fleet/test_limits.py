@@ -39,7 +39,7 @@ def test_it_starts_slowly_and_doubles_while_the_rate_follows() -> None:
         if limit.value != values[-1]:
             values.append(limit.value)
 
-    assert values == [4, 8, 16, 32, 64, 128, 256, 512]
+    assert values == [4, 8, 16, 32, 64, 128, 256, 512, 1024]
 
 
 def test_it_starts_with_what_the_server_says_it_works_on() -> None:
@@ -131,7 +131,7 @@ def test_requests_that_neither_run_nor_wait_are_at_the_front_end() -> None:
 def test_a_server_that_is_back_gets_a_slow_start() -> None:
     limit = Limit()
     now = rounds(limit, 20)
-    assert limit.value == 512
+    assert limit.value == 1024
     limit.on_back(now)
 
     assert limit.value == 4
@@ -201,3 +201,20 @@ def test_it_costs_less_than_5_microseconds_a_request() -> None:
         limit.on_answer(number * 0.001, 0.256, 255)
 
     assert (time.process_time() - began) / count < 5e-6
+
+
+def test_gauges_with_room_let_it_double_before_a_round_of_answers() -> None:
+    limit = Limit()
+    for tick in range(4):
+        limit.on_load(0.25 * tick, running=limit.value, waiting=0, in_flight=limit.value)
+
+    assert limit.value == 16
+    assert limit.is_starting
+
+
+def test_gauges_of_a_limit_that_is_not_used_say_nothing_of_room() -> None:
+    limit = Limit()
+    for tick in range(8):
+        limit.on_load(0.25 * tick, running=1, waiting=0, in_flight=1)
+
+    assert limit.value == 4
