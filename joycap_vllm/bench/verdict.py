@@ -16,8 +16,8 @@ _LOST = 0.25  # of those in flight that neither run nor wait
 _QUEUED = 0.10  # of those in flight that wait: the engine has more than it can take
 
 _ADVICE: dict[Bottleneck, str] = {
-    "client": "give this process more cores, or share the work: a second client with --shard on "
-    "another machine",
+    "client": "make the pictures cheaper (--recipe fast, or --wire original), give this process "
+    "more cores, or share the work: a second client with --shard on another machine",
     "front end": "make its pictures cheaper to read (--wire bmp or jpeg), or give it more "
     "processes: joycap serve -- --api-server-count N",
     "engine": "it is the hardware's limit, which is where you want to be; more GPUs or a smaller "

@@ -17,6 +17,7 @@ from joycap_vllm.cli.flags import (
     Check,
     MaxPixels,
     Model,
+    RecipeFlag,
     Serve,
     Timeout,
     UrlTimeout,
@@ -108,6 +109,7 @@ def bench(
     allow_private_urls: AllowPrivateUrls = False,
     url_timeout: UrlTimeout = 30.0,
     wire: Wire = "auto",
+    recipe: RecipeFlag = None,
     compare_vllm_bench: Compare = False,
     as_json: AsJson = False,
 ) -> None:

@@ -32,7 +32,7 @@ from joycap_vllm.cli.running import INTERRUPTED, Death, serving, unless
 from joycap_vllm.cli.talk import say
 from joycap_vllm.errors import UsageError
 from joycap_vllm.fleet import FleetOptions
-from joycap_vllm.images import Limits, Wire
+from joycap_vllm.images import Limits, Recipe, Wire
 from joycap_vllm.prompts import Sampling, build_prompt
 from joycap_vllm.sources import WebRules, open_source
 
@@ -61,6 +61,7 @@ class BenchFlags:
     allow_private_urls: bool
     url_timeout: float
     wire: Wire | str
+    recipe: Recipe | None
     compare_vllm_bench: bool
     as_json: bool
 
@@ -96,6 +97,7 @@ def options_of(flags: BenchFlags) -> BenchOptions:
         model=flags.model,
         api_key=api_key(flags.api_key_file),
         wire=wire,  # type: ignore[arg-type]
+        recipe=flags.recipe,
         limits=Limits(pixels=flags.max_pixels),
         check=flags.check,
         fleet=FleetOptions(deadline=flags.timeout, patience=_PATIENCE),

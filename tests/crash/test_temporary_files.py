@@ -24,7 +24,7 @@ def stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fdatasync", dies)
-        patched.setattr(Path, "unlink", lambda *_: None)
+        patched.setattr(os, "unlink", lambda *_: None)
         with pytest.raises(_Killed):
             write_atomically(tmp_path / "a.txt", b"a long text that was never finished")
     (left,) = tmp_path.iterdir()
