@@ -56,7 +56,7 @@ class CaptionerOptions:
             machine or near it, else JPEG of quality 95.
         recipe: How exactly pictures are prepared; None takes `default`, and for a job that is
             asked again the job's own.
-        workers: Pictures prepared at once; None takes one for each core.
+        workers: Pictures prepared at once; None takes one more than there are cores.
         limits: What is refused unread.
         check: Whether each endpoint gets a test picture first.
         endpoints: More endpoints, which may come and go while it is open: a file with a base URL

@@ -20,7 +20,8 @@ class ImagePool:
     back.
 
     Args:
-        workers: Images prepared at once; None takes one for each core, at most 16.
+        workers: Images prepared at once; None takes one more than there are cores, since reading
+            and handing over leave gaps, and 17 at most.
         wire: How the prepared picture is encoded.
         limits: What is refused.
         recipe: How exactly it is prepared.
@@ -33,7 +34,7 @@ class ImagePool:
         limits: Limits | None = None,
         recipe: Recipe = "default",
     ) -> None:
-        self.workers = workers or min(16, os.cpu_count() or 1)
+        self.workers = workers or min(16, os.cpu_count() or 1) + 1
         self.wire = wire
         self.recipe = recipe
         self._limits = limits or Limits()
