@@ -12,6 +12,7 @@ from pathlib import Path
 
 from joycap_vllm.errors import ImageError, NoCaptionError, NoEndpointError
 from joycap_vllm.fleet import (
+    CONNECTIONS,
     Endpoint,
     Entry,
     Fleet,
@@ -195,7 +196,7 @@ class Captioner:
 
     def _entry(self) -> Entry:
         options = self.options
-        connections = options.fleet.concurrency or 1024
+        connections = options.fleet.concurrency or CONNECTIONS
         return Entry(options.model, options.api_key, options.check, connections)
 
     async def _wire_to(self, endpoints: list[Endpoint]) -> Wire:

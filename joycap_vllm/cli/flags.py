@@ -104,8 +104,9 @@ RecipeFlag = Annotated[
         "--recipe",
         envvar="JOYCAP_RECIPE",
         rich_help_panel=HOW,
-        help="How exactly pictures become 384x384: default is within 50 dB of exact, which is "
-        "slower; fast is not. (default: default, or the job's that is asked again)",
+        help="How exactly pictures become 384x384: default is within 50 dB of exact for "
+        "photographs, exact is slower and right for line drawings too, fast is coarser. "
+        "(default: default, or the job's that is asked again)",
     ),
 ]
 MaxPixels = Annotated[

@@ -4,7 +4,7 @@ from joycap_vllm.fleet.answer import Answer, Usage, read_answer
 from joycap_vllm.fleet.body import Body, request_body
 from joycap_vllm.fleet.discovery import Listing, listing_of
 from joycap_vllm.fleet.distance import Place, find_places, form_for, measure
-from joycap_vllm.fleet.endpoint import Abilities, Endpoint, normal_url
+from joycap_vllm.fleet.endpoint import CONNECTIONS, Abilities, Endpoint, normal_url
 from joycap_vllm.fleet.fleet import Fleet, FleetOptions
 from joycap_vllm.fleet.limits import Change, Limit, LimitOptions
 from joycap_vllm.fleet.proof import Proof, prove, prove_endpoint, require
@@ -12,6 +12,7 @@ from joycap_vllm.fleet.roll import Entry, Roll, usable
 from joycap_vllm.fleet.station import Reply
 
 __all__ = [
+    "CONNECTIONS",
     "Abilities",
     "Answer",
     "Body",

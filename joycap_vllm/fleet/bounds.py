@@ -19,7 +19,7 @@ class LimitOptions:
 
     start: int = 4
     floor: int = 1
-    ceiling: int = 1024
+    ceiling: int = 1024  # as many as there are connections
     seats: int | None = None
 
     @property

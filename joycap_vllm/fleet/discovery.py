@@ -5,6 +5,7 @@ A listing that cannot be read, is empty or half written keeps the endpoints that
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import os
 import socket
@@ -20,7 +21,7 @@ _DEADLINE = 5.0  # seconds for a name to be looked up
 _MOST = 1_000_000  # bytes of a file of URLs
 
 
-class Listing:
+class Listing(abc.ABC):
     """Names endpoints.
 
     Args:
@@ -43,8 +44,13 @@ class Listing:
             self.urls, self.problem = tuple(dict.fromkeys(found)), ""
         return self.urls
 
+    @abc.abstractmethod
     async def _find(self) -> tuple[str, ...]:
-        raise NotImplementedError
+        """What is named now.
+
+        Raises:
+            _UnclearError: That cannot be told.
+        """
 
 
 class _UnclearError(Exception):

@@ -28,6 +28,7 @@ from joycap_vllm.fleet.body import Body
 from joycap_vllm.fleet.hiding import quoted
 from joycap_vllm.fleet.seats import first_seats
 
+CONNECTIONS = 1024  # to one endpoint at once, where nothing else is wanted
 CONTROL_TIMEOUT = 10.0  # seconds for health, models and metrics
 # Idle connections are closed before the server closes them: uvicorn does so after 5 s by default,
 # and a request sent into a closing connection is lost.
@@ -113,7 +114,9 @@ class Endpoint:
         connections: Most connections at once.
     """
 
-    def __init__(self, url: str, *, api_key: str | None = None, connections: int = 1024) -> None:
+    def __init__(
+        self, url: str, *, api_key: str | None = None, connections: int = CONNECTIONS
+    ) -> None:
         self.url = normal_url(url)
         self.root = self.url.removesuffix("/v1")
         self.abilities = Abilities(model="")

@@ -1,7 +1,8 @@
 """How many requests an endpoint gets at once: a pure state machine.
 
-    slow start   doubles while a fair share of each doubling comes out as rate. Then it settles at
-                 what that rate needs at the latency of the level below (Little's law).   -> hold
+    slow start   doubles while vLLM's gauges show that nothing waits, or while a fair share of each
+                 doubling comes out as rate. Then it settles at what that rate needs at the
+                 latency of the level below (Little's law).                               -> hold
     hold         looks on; a coarse probe down if nothing less was tried, or if the server became
                  slower; now and then a small probe, mostly up.           -> probe up, probe down
     probe up     is kept if a fair share came out as rate. All of it, twice: -> slow start;

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from joycap_vllm.errors import NoEndpointError
 from joycap_vllm.fleet.discovery import Listing
-from joycap_vllm.fleet.endpoint import Endpoint
+from joycap_vllm.fleet.endpoint import CONNECTIONS, Endpoint
 from joycap_vllm.fleet.fleet import Fleet
 from joycap_vllm.fleet.proof import Proof, prove_endpoint, require
 
@@ -33,7 +33,7 @@ class Entry:
     model: str | None = None
     api_key: str | None = None
     check: bool = True
-    connections: int = 1024
+    connections: int = CONNECTIONS
 
     async def proof(self, endpoint: Endpoint) -> Proof:
         """What an endpoint showed."""

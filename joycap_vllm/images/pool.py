@@ -15,9 +15,8 @@ from joycap_vllm.images.wires import Wire
 class ImagePool:
     """A bounded pool of threads; Pillow and libvips work outside the interpreter's lock.
 
-    Processes were measured beside it: no more pictures a second from two cores, since of 10 ms
-    for a picture some 1 holds the lock; but each costs 40 MB, and bytes on their way there and
-    back.
+    Processes were measured beside it: no more pictures a second from two cores, where the event
+    loop waits about a millisecond less for the lock.
 
     Args:
         workers: Images prepared at once; None takes one more than there are cores, since reading

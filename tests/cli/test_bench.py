@@ -63,6 +63,13 @@ def test_the_knee_of_eight_slots_is_found_and_the_engine_is_its_limit(
     assert not (tmp_path / ".joycap").exists(), "nothing is written"
 
 
+def test_an_engine_at_which_requests_wait_is_the_limit(eight_slots: Stub) -> None:
+    told = bench(eight_slots.url, "--concurrency", "24", "--seconds", "1")
+
+    assert told["limit"] == "engine"
+    assert told["knee"]["waiting"] > 8
+
+
 def test_given_levels_are_measured_as_given_and_shown_as_a_table(eight_slots: Stub) -> None:
     done = joycap("bench", "--base-url", eight_slots.url, "--levels", "3, 1", *QUICK)
     rows = [line.split() for line in done.stdout.splitlines()]
