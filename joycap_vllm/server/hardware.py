@@ -1,29 +1,53 @@
-"""What this machine has: GPUs, cores and memory, as one frozen value."""
+"""What this machine has: GPUs, cores, memory and disk, as one frozen value."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import subprocess
+import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Literal
 
 MIB = 2**20
 GIB = 2**30
-QUERY = "index,uuid,name,memory.total,memory.free,compute_cap"
+
+Maker = Literal["nvidia", "amd"]
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """A process that holds memory of a GPU.
+
+    Attributes:
+        pid: Its number; 0 where the driver does not tell, as in containers.
+        name: Its program; empty where it cannot be told.
+        held: Bytes; None where the driver does not tell.
+    """
+
+    pid: int
+    name: str = ""
+    held: int | None = None
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU.
+    """One GPU, or one slice of a GPU under MIG.
 
     Attributes:
-        index: As nvidia-smi counts, which is what CUDA_VISIBLE_DEVICES takes under
-            CUDA_DEVICE_ORDER=PCI_BUS_ID.
-        uuid: The driver's name for it; CUDA_VISIBLE_DEVICES takes that as well.
+        index: As the maker's own tool counts, which is what CUDA_VISIBLE_DEVICES takes under
+            CUDA_DEVICE_ORDER=PCI_BUS_ID; slices of a GPU share its number.
+        uuid: The driver's name for it; CUDA_VISIBLE_DEVICES takes that as well, and nothing else
+            for slices.
         total: Bytes of memory.
         free: Bytes that no process holds now.
-        capability: CUDA compute capability, as (8, 9).
+        capability: CUDA compute capability, as (8, 9); (0, 0) for other makers' GPUs.
+        maker: Whose it is.
+        slice: MIG's name for the slice, as "1g.10gb"; empty for a whole GPU.
+        nvlink: Whether a link to another GPU is up.
+        processes: Who holds memory of it now.
     """
 
     index: int
@@ -32,28 +56,89 @@ class Gpu:
     total: int
     free: int
     capability: tuple[int, int]
+    maker: Maker = "nvidia"
+    slice: str = ""
+    nvlink: bool = False
+    processes: tuple[GpuProcess, ...] = ()
+
+    @property
+    def selector(self) -> str:
+        """What makes a process see this GPU alone, in CUDA_VISIBLE_DEVICES or its like."""
+        return self.uuid if self.slice else str(self.index)
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """A machine as the planner sees it; `ram` is in bytes."""
+    """A machine as the planner sees it.
+
+    Attributes:
+        gpus: Those that may be used, in the order in which they are used.
+        cores: CPU cores that this process may use.
+        ram: Bytes of memory.
+        driver: The GPU driver's version, as "580.65.06"; empty where there is none.
+        cuda: The newest CUDA that the driver bears, as (13, 0); None where unknown.
+        ram_free: Bytes of memory that a new process could have; None where unknown.
+        weights: The folder to which weights are loaded down.
+        disk_free: Bytes free there; None where unknown.
+        hidden: Names of GPUs that the environment hides.
+        ill: What is wrong with GPUs that were found and cannot be used.
+    """
 
     gpus: tuple[Gpu, ...]
     cores: int
     ram: int
+    driver: str = ""
+    cuda: tuple[int, int] | None = None
+    ram_free: int | None = None
+    weights: Path | None = None
+    disk_free: int | None = None
+    hidden: tuple[str, ...] = ()
+    ill: tuple[str, ...] = ()
 
 
-def look() -> Hardware:
-    """Looks at this machine; a GPU that CUDA_VISIBLE_DEVICES hides is not there."""
-    found = _ask_nvml()
-    gpus = _ask_nvidia_smi() if found is None else found
-    return Hardware(visible(gpus, os.environ.get("CUDA_VISIBLE_DEVICES")), _cores(), _ram())
+@dataclass(frozen=True)
+class Found:
+    """What a maker's driver says."""
+
+    gpus: tuple[Gpu, ...] = ()
+    driver: str = ""
+    cuda: tuple[int, int] | None = None
+    ill: tuple[str, ...] = ()
+
+
+def look(environ: Mapping[str, str] | None = None) -> Hardware:
+    """Looks at this machine; GPUs that CUDA_VISIBLE_DEVICES (HIP_VISIBLE_DEVICES) hides are left
+    out."""
+    from joycap_vllm.server import amd, nvidia
+
+    environ = os.environ if environ is None else environ
+    found, setting = nvidia.ask(), environ.get("CUDA_VISIBLE_DEVICES")
+    if not found.gpus and not found.ill:
+        theirs = amd.ask()
+        if theirs.gpus:
+            found, setting = theirs, environ.get("HIP_VISIBLE_DEVICES", setting)
+    gpus = visible(found.gpus, setting)
+    weights = weights_folder(environ)
+    return Hardware(
+        gpus=gpus,
+        cores=_cores(),
+        ram=_ram(),
+        driver=found.driver,
+        cuda=found.cuda,
+        ram_free=_ram_free(),
+        weights=weights,
+        disk_free=_disk_free(weights),
+        hidden=tuple(f"{g.name} ({g.index})" for g in found.gpus if g not in gpus),
+        ill=found.ill,
+    )
 
 
 def visible(gpus: tuple[Gpu, ...], setting: str | None) -> tuple[Gpu, ...]:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order.
 
-    As CUDA reads it: numbers or UUID prefixes; the first that is neither ends the list.
+    As CUDA reads it: numbers or UUID prefixes; the first that is neither ends the list. Of a GPU
+    under MIG, CUDA shows a process one slice only; here its number stands for all of them, since
+    each server gets a slice of its own.
     """
     if setting is None:
         return gpus
@@ -61,65 +146,25 @@ def visible(gpus: tuple[Gpu, ...], setting: str | None) -> tuple[Gpu, ...]:
     for word in setting.split(","):
         name = word.strip()
         match = [g for g in gpus if name and (str(g.index) == name or g.uuid.startswith(name))]
-        if len(match) != 1:
+        if not match or len({gpu.index for gpu in match}) > 1:
             break
-        chosen.append(match[0])
+        chosen += [gpu for gpu in match if gpu not in chosen]
     return tuple(chosen)
 
 
-def _ask_nvml() -> tuple[Gpu, ...] | None:
-    """None where NVML cannot be asked."""
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
-        return tuple(_nvml_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
-    except pynvml.NVMLError:
-        return None
-    finally:
-        pynvml.nvmlShutdown()
+def weights_folder(environ: Mapping[str, str]) -> Path:
+    """Where Hugging Face's library keeps what it loads down."""
+    if hub := environ.get("HF_HUB_CACHE"):
+        return Path(hub).expanduser()
+    home = environ.get("HF_HOME") or f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+    return Path(home).expanduser() / "hub"
 
 
-def _nvml_gpu(nvml: Any, index: int) -> Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-    name, uuid = (
-        text.decode() if isinstance(text, bytes) else str(text)
-        for text in (nvml.nvmlDeviceGetName(handle), nvml.nvmlDeviceGetUUID(handle))
-    )
-    return Gpu(index, uuid, name, int(memory.total), int(memory.free), (major, minor))
-
-
-def _ask_nvidia_smi() -> tuple[Gpu, ...]:
-    command = ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return parse_nvidia_smi(done.stdout)
-
-
-def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
-    """The GPUs of nvidia-smi's CSV; a row without figures (a broken card) is left out."""
-    gpus = []
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in line.split(",")]
-        try:
-            index, uuid, name, total, free, capability = cells
-            major, minor = capability.split(".")
-            gpu = Gpu(
-                int(index), uuid, name, int(total) * MIB, int(free) * MIB, (int(major), int(minor))
-            )
-        except ValueError:
-            continue
-        gpus.append(gpu)
-    return tuple(gpus)
+def _disk_free(folder: Path) -> int | None:
+    for place in (folder, *folder.parents):
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(place).free
+    return None
 
 
 def _cores() -> int:
@@ -130,6 +175,23 @@ def _cores() -> int:
 
 def _ram() -> int:
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 0
+    return min([whole, *_container_limits()])
+
+
+def _container_limits() -> list[int]:
+    """What a container may have, where this is one and it is told."""
+    limits = []
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(Path(name).read_text()))
+    return limits
+
+
+def _ram_free() -> int | None:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        told = Path("/proc/meminfo").read_text()
+        return int(told.partition("MemAvailable:")[2].split()[0]) * 1024
+    return None
