@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from joycap_vllm.server.command import DOCKER_IMAGE
 from joycap_vllm.server.flags import TEMPLATE
-from joycap_vllm.server.hardware import Gpu
-from joycap_vllm.server.values import Plan
+from joycap_vllm.server.values import Flag, Plan, Replica
 
 INSIDE_TEMPLATE = "/joycap/chat_template.jinja"
 INSIDE_PORT = 8000
 
 
-def docker_argv(
-    plan: Plan, gpu: Gpu | None, host: str, port: int, environ: Mapping[str, str]
-) -> tuple[str, ...]:
+def docker_argv(plan: Plan, replica: Replica, environ: Mapping[str, str]) -> tuple[str, ...]:
     """The whole command; secrets are named in it, and docker reads them from its environment."""
+    host, port, gpu = replica.host, replica.port, replica.gpu
     argv = [*plan.command.argv, "--name", container(port), "--init", "--ipc=host"]
-    argv += ["--gpus", "all" if gpu is None else f"device={gpu.index}"]
+    argv += ["--gpus", "all" if gpu is None else f"device={gpu.selector}"]
     published = f"[{host}]" if ":" in host else host
     argv += ["-p", f"{published}:{port}:{INSIDE_PORT}"]
     argv += ["-v", f"{hub_cache(environ)}:/root/.cache/huggingface"]
@@ -28,7 +26,7 @@ def docker_argv(
     if Path(model).is_dir():
         argv += ["-v", f"{model}:/joycap/model:ro"]
         model = "/joycap/model"
-    mounts, words = _flag_words(plan)
+    mounts, words = _flag_words((*plan.flags, *replica.flags))
     argv += mounts
     for variable in plan.env:
         argv += ["-e", f"{variable.name}={variable.value}"]
@@ -55,11 +53,11 @@ def hub_cache(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
 
 
-def _flag_words(plan: Plan) -> tuple[list[str], list[str]]:
+def _flag_words(flags: Iterable[Flag]) -> tuple[list[str], list[str]]:
     """The volumes and the flags, with folders of this machine under their names inside."""
     mounts: list[str] = []
     words: list[str] = []
-    for flag in plan.flags:
+    for flag in flags:
         if flag.name == "--chat-template":
             words += [flag.name, INSIDE_TEMPLATE]
         elif flag.name == "--lora-modules" and isinstance(flag.value, tuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator
 
-from joycap_vllm.server.values import Flag, Plan
+from joycap_vllm.server.values import Flag, Plan, Replica
 
 WIDEST = 46
 
@@ -31,6 +31,11 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield "  VLLM_API_KEY=…  the key that clients must send, kept out of the arguments"
     yield "\nflags"
     yield from _table(plan.flags, " ")
+    for flags, servers in _by_flags(plan.replicas):
+        if flags:
+            numbers = ", ".join(map(str, servers))
+            yield f"\nflags of server {numbers}" if len(servers) < len(plan.replicas) else ""
+            yield from _table(flags, " ")
     if plan.raw:
         yield f"  {shlex.join(plan.raw)}  # as given behind --"
     yield from (f"\nnote: {note}" for note in plan.notes)
@@ -38,6 +43,14 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield f"\ncannot be started here: {plan.obstacle}"
     for replica in plan.replicas:
         yield f"\n$ {shlex.join(replica.argv)}"
+
+
+def _by_flags(replicas: Iterable[Replica]) -> Iterator[tuple[tuple[Flag, ...], list[int]]]:
+    """The flags of their own GPUs, each with the numbers of the servers that have them."""
+    found: dict[tuple[Flag, ...], list[int]] = {}
+    for number, replica in enumerate(replicas, 1):
+        found.setdefault(replica.flags, []).append(number)
+    yield from found.items()
 
 
 def _table(flags: Iterable[Flag], between: str) -> Iterator[str]:

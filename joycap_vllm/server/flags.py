@@ -8,8 +8,8 @@ from pathlib import Path
 
 from joycap_vllm.errors import UsageError
 from joycap_vllm.server.command import EngineCommand
-from joycap_vllm.server.hardware import GIB, Hardware
-from joycap_vllm.server.memory import Fit
+from joycap_vllm.server.hardware import GIB, Gpu, Hardware
+from joycap_vllm.server.memory import BF16_CAPABILITY, IMAGE_TOKENS, Fit
 from joycap_vllm.server.shape import ModelShape
 from joycap_vllm.server.values import Flag, ServeOptions
 
@@ -38,13 +38,10 @@ def context_for(shape: ModelShape) -> tuple[str, str]:
     return str(length), why
 
 
-def engine_flags(
-    hardware: Hardware,
-    command: EngineCommand,
-    shape: ModelShape,
-    options: ServeOptions,
-    chosen: Fit | None,
+def shared_flags(
+    hardware: Hardware, command: EngineCommand, shape: ModelShape, options: ServeOptions
 ) -> Iterator[Flag]:
+    """The flags that every replica gets."""
     yield Flag("--served-model-name", shape.served, "a short name that stays the same")
     length, why = context_for(shape)
     asked = options.max_model_len != "auto"
@@ -65,7 +62,7 @@ def engine_flags(
     if command.is_cpu:
         yield from _cpu_flags(shape, hardware, options)
     else:
-        yield from _gpu_flags(command, options, chosen)
+        yield from _gpu_build_flags()
     yield Flag("--max-num-queued-reqs", "1024", "a full server says 503 instead of growing")
     yield Flag("--enable-prompt-tokens-details", None, "answers say how much came from the cache")
     yield Flag("--enable-per-request-metrics", None, "answers say how long they queued")
@@ -75,33 +72,59 @@ def engine_flags(
     yield from _lora_flags(options)
 
 
-def _gpu_flags(command: EngineCommand, options: ServeOptions, chosen: Fit | None) -> Iterator[Flag]:
+def gpu_flags(
+    command: EngineCommand, gpu: Gpu | None, fit: Fit | None, options: ServeOptions
+) -> Iterator[Flag]:
+    """The flags of the replica on one GPU; few where no GPU is known."""
     if options.max_num_seqs is not None:
         yield Flag("--max-num-seqs", str(options.max_num_seqs), "as asked")
-    if chosen is None:
+    if gpu is None or fit is None:
         if options.quantization == "fp8":
-            yield from _fp8_flags(command, "as asked")
+            yield from _fp8_flags(command, "fp8_per_channel", "as asked")
         return
+    choice = fit.choice
+    if gpu.maker == "nvidia":
+        half = gpu.capability < BF16_CAPABILITY
+        why = "this GPU has no bfloat16" if half else "as the weights are stored"
+        yield Flag("--dtype", "float16" if half else "bfloat16", why)
+    if choice.quantization is not None:
+        yield from _fp8_flags(command, choice.quantization, fit.why)
+    if choice.kv_dtype is not None:
+        yield Flag("--kv-cache-dtype", choice.kv_dtype, "in 16 bits it would hold half as many")
+    yield Flag("--gpu-memory-utilization", f"{fit.share:g}", fit.share_why)
     if options.max_num_seqs is None:
-        yield Flag("--max-num-seqs", str(chosen.sequences), chosen.sequences_why)
-    images = chosen.batched_tokens // 729
+        yield Flag("--max-num-seqs", str(fit.sequences), fit.arithmetic)
+    images = choice.batched_tokens // IMAGE_TOKENS
     yield Flag(
         "--max-num-batched-tokens",
-        str(chosen.batched_tokens),
+        str(choice.batched_tokens),
         f"it is the vision tower's budget too: {images} pictures in a step",
     )
-    yield Flag("--gpu-memory-utilization", f"{chosen.utilization:g}", chosen.utilization_why)
-    if chosen.fp8:
-        yield from _fp8_flags(command, chosen.fp8_why)
+    if not choice.graphs:
+        yield Flag("--enforce-eager", None, "the memory of CUDA graphs holds captions instead")
 
 
-def _fp8_flags(command: EngineCommand, why: str) -> Iterator[Flag]:
+def _gpu_build_flags() -> Iterator[Flag]:
+    yield Flag(
+        "--mm-processor-cache-gb",
+        "1",
+        "holds 1,200 prepared pictures, more than are in flight; vLLM's 4 count for each server",
+    )
+    yield Flag(
+        "--api-server-count",
+        "1",
+        "reads hundreds of pictures of 384x384 a second; give more behind -- for clients that "
+        "send originals",
+    )
+
+
+def _fp8_flags(command: EngineCommand, kind: str, why: str) -> Iterator[Flag]:
     if not command.knows("--quantization-config"):
         raise UsageError(
             f"vLLM {command.version} cannot leave the vision tower unquantised: "
             "use a newer vLLM, or --quantization none"
         )
-    yield Flag("--quantization", "fp8_per_channel", why)
+    yield Flag("--quantization", kind, why)
     yield Flag("--quantization-config", IGNORED_BY_FP8, "quantising these breaks the model")
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 
 from joycap_vllm.errors import UsageError
 from joycap_vllm.server.command import EngineCommand, mend_env
 from joycap_vllm.server.docker import docker_argv, docker_cleanup
-from joycap_vllm.server.flags import DRAIN_SECONDS, engine_flags, variables
+from joycap_vllm.server.flags import DRAIN_SECONDS, gpu_flags, shared_flags, variables
 from joycap_vllm.server.hardware import Gpu, Hardware
 from joycap_vllm.server.memory import Fit, fit
 from joycap_vllm.server.raw import check_raw, named, value_of
 from joycap_vllm.server.shape import ModelShape
-from joycap_vllm.server.values import Plan, Replica, ServeOptions
+from joycap_vllm.server.values import Flag, Plan, Replica, ServeOptions
 
 
 def make_plan(
@@ -42,21 +43,26 @@ def make_plan(
     gpus = () if command.is_cpu else _choose_gpus(hardware, options)
     if not gpus and not command.is_cpu and obstacle is None:
         obstacle = f"no GPU is visible here, and vLLM {command.version} is a build for GPUs"
-    chosen = _fit_all(shape, gpus, options)
+    seats, left_out = _seats(shape, gpus, options)
+    own = [tuple(gpu_flags(command, gpu, fit, options)) for gpu, fit in seats]
+    if command.is_cpu:
+        own = [()]
+    shared = tuple(shared_flags(hardware, command, shape, options))
     taken = named(options.raw)
-    wanted = [
-        f for f in engine_flags(hardware, command, shape, options, chosen) if f.name not in taken
-    ]
-    flags = tuple(flag for flag in wanted if command.knows(flag.name))
-    unknown = [flag.name for flag in wanted if not command.knows(flag.name)]
+    wanted = dict.fromkeys(flag.name for flag in chain(shared, *own) if flag.name not in taken)
+    unknown = [name for name in wanted if not command.knows(name)]
+
+    def kept(flags: Iterable[Flag]) -> tuple[Flag, ...]:
+        return tuple(f for f in flags if f.name in wanted and f.name not in unknown)
+
     found = variables(hardware, command, shape)
     notes = [f"vLLM {command.version} has no {name}: left out" for name in unknown]
-    notes += _notes(gpus, command)
+    notes += [*left_out, *_notes(hardware, gpus, command)]
     plan = Plan(
         shape=shape,
         served=value_of("--served-model-name", options.raw) or shape.served,
         command=command,
-        flags=flags,
+        flags=kept(shared),
         env=tuple(variable for variable in found if variable.name not in environ),
         raw=options.raw,
         replicas=(),
@@ -68,7 +74,8 @@ def make_plan(
         grace=_drain_seconds(options.raw) + 15,
         check=options.check,
     )
-    return replace(plan, replicas=tuple(_replicas(plan, gpus, options, environ)))
+    places = [(gpu, fit, kept(flags)) for (gpu, fit), flags in zip(seats, own, strict=True)]
+    return replace(plan, replicas=tuple(_replicas(plan, places, options, environ)))
 
 
 def _check_host(options: ServeOptions, api_key: str | None) -> None:
@@ -92,18 +99,32 @@ def _choose_gpus(hardware: Hardware, options: ServeOptions) -> tuple[Gpu, ...]:
             there = ", ".join(str(index) for index in by_index) or "none"
             raise UsageError(f"no GPU {', '.join(missing)} is visible here; visible: {there}")
         gpus = tuple(by_index[index] for index in options.gpus)
-    count = options.replicas if options.replicas is not None else max(1, len(gpus))
-    if gpus and count > len(gpus):
-        raise UsageError(f"{count} replicas need {count} GPUs, and {len(gpus)} can be used")
-    return gpus[:count]
+    return gpus
 
 
-def _fit_all(shape: ModelShape, gpus: tuple[Gpu, ...], options: ServeOptions) -> Fit | None:
-    """All replicas get the same flags: those that the GPU with the least room can bear."""
-    fits = [fit(shape, gpu, options.quantization) for gpu in gpus]
-    if any(one.fp8 != fits[0].fp8 for one in fits):
-        raise UsageError("these GPUs want different quantisation: choose some with --gpus")
-    return min(fits, key=lambda one: (one.sequences, one.utilization), default=None)
+def _seats(
+    shape: ModelShape, gpus: tuple[Gpu, ...], options: ServeOptions
+) -> tuple[list[tuple[Gpu | None, Fit | None]], list[str]]:
+    """A GPU for each replica and how the model goes on it; and which GPUs cannot hold it."""
+    if not gpus:
+        return [(None, None)], []
+    seats: list[tuple[Gpu | None, Fit | None]] = []
+    reasons: list[str] = []
+    for gpu in gpus:
+        if options.replicas is not None and len(seats) == options.replicas:
+            break
+        try:
+            seats.append((gpu, fit(shape, gpu, options.quantization)))
+        except UsageError as error:
+            if options.gpus is not None:
+                raise
+            reasons.append(str(error))
+    if not seats:
+        raise UsageError("\n".join(reasons))
+    if options.replicas is not None and options.replicas > len(seats):
+        wanted = f"{options.replicas} replicas need {options.replicas} GPUs"
+        raise UsageError("; ".join([f"{wanted}, and {len(seats)} can be used", *reasons]))
+    return seats, [f"left out: {reason}" for reason in reasons]
 
 
 def _drain_seconds(raw: tuple[str, ...]) -> float:
@@ -113,35 +134,48 @@ def _drain_seconds(raw: tuple[str, ...]) -> float:
         return DRAIN_SECONDS
 
 
-def _notes(gpus: tuple[Gpu, ...], command: EngineCommand) -> list[str]:
-    if gpus or command.is_cpu:
-        return []
-    return [
-        "no GPU is visible here: memory share, batch sizes and quantisation are left to vLLM "
-        "(--max-num-seqs and --quantization set them)"
-    ]
+def _notes(hardware: Hardware, gpus: tuple[Gpu, ...], command: EngineCommand) -> Iterator[str]:
+    yield from (f"not usable: {ill}" for ill in hardware.ill)
+    if hardware.hidden and not command.is_cpu:
+        names = ", ".join(hardware.hidden)
+        yield f"hidden by CUDA_VISIBLE_DEVICES: {names}"
+    if not gpus and not command.is_cpu:
+        yield (
+            "no GPU is visible here: memory share, batch sizes and quantisation are left to vLLM "
+            "(--max-num-seqs and --quantization set them)"
+        )
 
 
 def _replicas(
-    plan: Plan, gpus: tuple[Gpu, ...], options: ServeOptions, environ: Mapping[str, str]
+    plan: Plan,
+    places: list[tuple[Gpu | None, Fit | None, tuple[Flag, ...]]],
+    options: ServeOptions,
+    environ: Mapping[str, str],
 ) -> Iterator[Replica]:
     shared = {flag.name: str(flag.value) for flag in plan.env}
     shared |= mend_env(plan.command.mended, environ)
-    for number, gpu in enumerate(gpus or (None,)):
+    for number, (gpu, fit_, flags) in enumerate(places):
         port = options.port + number
-        base_url = f"http://{_reachable(options.host)}:{port}/v1"
+        url = f"http://{_reachable(options.host)}:{port}/v1"
+        replica = Replica(options.host, port, url, gpu, (), {}, flags=flags, fit=fit_)
         if plan.command.kind == "docker":
-            argv = docker_argv(plan, gpu, options.host, port, environ)
-            yield Replica(options.host, port, base_url, gpu, argv, {}, docker_cleanup(port))
+            argv = docker_argv(plan, replica, environ)
+            yield replace(replica, argv=argv, cleanup=docker_cleanup(port))
             continue
-        env = dict(shared)
-        if gpu is not None:
-            env |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(gpu.index)}
         model = ("--model",) if plan.command.names_model else ()
         argv = (*plan.command.argv, *model, plan.shape.model)
         argv += ("--host", options.host, "--port", str(port))
-        argv += tuple(word for flag in plan.flags for word in flag.words)
-        yield Replica(options.host, port, base_url, gpu, (*argv, *plan.raw), env)
+        argv += tuple(word for flag in (*plan.flags, *flags) for word in flag.words)
+        yield replace(replica, argv=(*argv, *plan.raw), env=shared | _sees(gpu))
+
+
+def _sees(gpu: Gpu | None) -> dict[str, str]:
+    """The variables that show a server its GPU alone."""
+    if gpu is None:
+        return {}
+    if gpu.maker == "amd":
+        return {"HIP_VISIBLE_DEVICES": gpu.selector}
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu.selector}
 
 
 def _reachable(host: str) -> str:

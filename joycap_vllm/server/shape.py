@@ -24,6 +24,8 @@ class ModelShape:
         quantizable: The part of `weights` that fp8 would halve: the text model's linear layers.
         kv_per_token: Of the KV cache, for one token.
         context: The longest that the model was made for, in tokens.
+        work_per_token: Of the memory that a step of the text model needs for one token.
+        work_per_sequence: Likewise for the logits of one caption.
         quantized: Whether the checkpoint comes quantised already.
     """
 
@@ -33,8 +35,20 @@ class ModelShape:
     quantizable: int
     kv_per_token: int
     context: int
+    work_per_token: int
+    work_per_sequence: int
     image_tokens: int = 729
     quantized: bool = False
+
+
+def work_per_token(hidden: int, mlp: int) -> int:
+    """Two inputs and the output of the MLP, four copies of the hidden state, two bytes each."""
+    return 2 * (3 * mlp + 4 * hidden)
+
+
+def work_per_sequence(vocabulary: int) -> int:
+    """The logits and what is made of them while a token is drawn, four bytes each."""
+    return 2 * 4 * vocabulary
 
 
 # Llama 3.1 8B: 32 layers of 218.1 M parameters in linear layers, two matrices of 128256 x 4096 for
@@ -46,6 +60,8 @@ JOYCAPTION = ModelShape(
     quantizable=2 * 32 * 218_103_808,
     kv_per_token=2 * 32 * 8 * 128 * 2,
     context=131_072,
+    work_per_token=work_per_token(4096, 14336),
+    work_per_sequence=work_per_sequence(128_256),
 )
 
 
@@ -80,15 +96,19 @@ def _read(folder: Path) -> ModelShape:
     kv_width = int(text.get("num_key_value_heads") or heads) * int(
         text.get("head_dim") or hidden // heads
     )
-    mlp = 3 * hidden * int(text.get("intermediate_size", 14336))
+    width = int(text.get("intermediate_size", 14336))
     quantized = "quantization_config" in config or "quantization_config" in text
     return ModelShape(
         model=str(folder.resolve()),
         served="joycaption",
         weights=weights,
-        quantizable=0 if quantized else 2 * layers * (mlp + 2 * hidden * (hidden + kv_width)),
+        quantizable=0
+        if quantized
+        else 2 * layers * (3 * hidden * width + 2 * hidden * (hidden + kv_width)),
         kv_per_token=2 * layers * kv_width * 2,
         context=int(text.get("max_position_embeddings", 131_072)),
+        work_per_token=work_per_token(hidden, width),
+        work_per_sequence=work_per_sequence(int(text.get("vocab_size", 128_256))),
         image_tokens=int(config.get("image_seq_length") or 729),
         quantized=quantized,
     )

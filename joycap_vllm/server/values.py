@@ -8,7 +8,7 @@ from pathlib import Path
 
 from joycap_vllm.server.command import EngineCommand, EngineKind
 from joycap_vllm.server.hardware import Gpu
-from joycap_vllm.server.memory import Quantization
+from joycap_vllm.server.memory import Fit, Quantization
 from joycap_vllm.server.shape import DEFAULT_MODEL, ModelShape
 
 
@@ -65,7 +65,12 @@ class Flag:
 
 @dataclass(frozen=True)
 class Replica:
-    """One server; `argv` and `env` are complete but for the API key."""
+    """One server; `argv` and `env` are complete but for the API key.
+
+    Attributes:
+        flags: Those of vLLM's flags that depend on its GPU.
+        fit: How the model goes on the GPU, where one is known.
+    """
 
     host: str
     port: int
@@ -74,6 +79,8 @@ class Replica:
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cleanup: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
+    fit: Fit | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class Plan:
     """What will be started.
 
     Attributes:
-        flags: vLLM's flags, the same for all replicas, each with its reason.
+        flags: Those of vLLM's flags that are the same for all replicas, each with its reason.
         env: Environment variables, likewise.
         notes: What a user should know of how this came about.
         grace: Seconds that a server has to stop before it is killed.

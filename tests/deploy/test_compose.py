@@ -33,7 +33,7 @@ def plan() -> Plan:
 
 
 def test_the_engine_is_started_as_joycap_serve_would(compose: dict[str, Any], plan: Plan) -> None:
-    argv = docker_argv(plan, None, "127.0.0.1", 8000, {})
+    argv = docker_argv(plan, plan.replicas[0], {})
     image = argv.index(compose["services"]["engine"]["image"])
     model, *flags = compose["services"]["engine"]["command"]
     split = [word for flag in flags for word in flag.split("=", 1)]
