@@ -154,7 +154,7 @@ def _counted(shape: ModelShape, gpu: Gpu, choice: Choice) -> Fit:
     # The logits of a caption take memory that its KV cache cannot have.
     each = SEQUENCE_TOKENS * kv_per_token + shape.work_per_sequence
     captions = max(0, budget - weights - base - tokens) // each
-    sequences = min(MOST, captions if captions < 8 else captions // 8 * 8)
+    sequences = min(MOST, captions if captions < 32 else captions // 8 * 8)
     work = base + tokens + sequences * shape.work_per_sequence
     return Fit(
         choice=choice,

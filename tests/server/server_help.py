@@ -11,7 +11,6 @@ from pathlib import Path
 
 from joycap_vllm.server import Plan, Replica
 from joycap_vllm.server.command import EngineCommand
-from joycap_vllm.server.hardware import GIB, Gpu, Hardware
 from joycap_vllm.server.shape import JOYCAPTION
 
 FAKE = Path(__file__).with_name("fake_vllm.py")
@@ -45,15 +44,6 @@ def fake_plan(log_dir: Path, *arguments: str, replicas: int = 1, grace: float = 
         grace=grace,
         check=False,
     )
-
-
-def machine(*gpus: tuple[str, float, tuple[int, int]], ram: float = 64) -> Hardware:
-    """A machine with GPUs given as (name, GiB, compute capability)."""
-    made = tuple(
-        Gpu(index, f"GPU-{index}", name, int(size * GIB), int(size * GIB), capability)
-        for index, (name, size, capability) in enumerate(gpus)
-    )
-    return Hardware(made, 16, int(ram * GIB))
 
 
 def alive(pid: int) -> bool:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import typer
-from server_help import COMMAND, machine
+from machines import machine
+from server_help import COMMAND
 from typer.testing import CliRunner, Result
 
 from joycap_vllm.cli.serve import DEFAULT_MODEL, serve

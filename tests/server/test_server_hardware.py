@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_help import machine
+from machines import machine
 
 from joycap_vllm.server import amd, nvidia
 from joycap_vllm.server.hardware import GIB, Gpu, GpuProcess, look, visible, weights_folder

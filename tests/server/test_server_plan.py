@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from server_help import COMMAND, machine
+from machines import A100_80, H100, RTX_3090, RTX_4060, RTX_4070, RTX_4080, RTX_4090, machine
+from server_help import COMMAND
 
 from joycap_vllm.errors import UsageError
 from joycap_vllm.server import Flag, Plan, ServeOptions, explain
@@ -17,13 +18,6 @@ from joycap_vllm.server.memory import Quantization, fit
 from joycap_vllm.server.plan import make_plan
 from joycap_vllm.server.shape import JOYCAPTION, ModelShape, nano_shape, shape_of
 
-RTX_4090 = ("NVIDIA GeForce RTX 4090", 23.99, (8, 9))
-RTX_3090 = ("NVIDIA GeForce RTX 3090", 24.0, (8, 6))
-RTX_4080 = ("NVIDIA GeForce RTX 4080", 15.99, (8, 9))
-RTX_4060 = ("NVIDIA GeForce RTX 4060", 7.99, (8, 9))
-RTX_4070 = ("NVIDIA GeForce RTX 4070", 11.99, (8, 9))
-A100_80 = ("NVIDIA A100-SXM4-80GB", 80.0, (8, 0))
-H100 = ("NVIDIA H100 80GB HBM3", 79.6, (9, 0))
 CPU = EngineCommand(("python", "-m", "entry"), True, "0.32.0", True, None)
 NANO = replace(JOYCAPTION, model="/nano", served="joycap-nano", weights=1_250_000, kv_per_token=256)
 

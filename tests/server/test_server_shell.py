@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from server_help import machine
+from machines import machine
 
 from joycap_vllm.server import Plan, ServeOptions, Shell, shell_commands
 from joycap_vllm.server.command import docker, elsewhere
