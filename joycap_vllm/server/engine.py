@@ -3,53 +3,53 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import httpx2
-
-from joycap_vllm.errors import EngineError, UsageError
-from joycap_vllm.server.process import Process, start
+from joycap_vllm.errors import JoycapError, UsageError
+from joycap_vllm.server.tender import Change, Tender
 from joycap_vllm.server.values import Plan, Replica
-
-HEALTH_SECONDS = 0.5
 
 
 class Engine:
     """The running servers of a plan."""
 
-    def __init__(self, plan: Plan, processes: list[Process]) -> None:
+    def __init__(self, plan: Plan, tenders: list[Tender], cares: list[asyncio.Task[None]]) -> None:
         self.plan = plan
-        self._processes = processes
+        self.tenders = tenders
+        self._cares = cares
 
     @property
     def base_urls(self) -> tuple[str, ...]:
-        return tuple(replica.base_url for replica in self.plan.replicas)
+        return tuple(tender.replica.base_url for tender in self.tenders)
 
-    async def wait(self) -> EngineError:
-        """Waits until the first server dies, and returns the reason."""
-        deaths = [asyncio.ensure_future(process.died()) for process in self._processes]
-        try:
-            done, _ = await asyncio.wait(deaths, return_when=asyncio.FIRST_COMPLETED)
-            return next(iter(done)).result()
-        finally:
-            for death in deaths:
-                death.cancel()
+    async def wait(self) -> JoycapError:
+        """Waits until the last server has been given up, and returns the reason."""
+        await asyncio.wait(self._cares)
+        error = self._cares[-1].exception()
+        assert isinstance(error, JoycapError)  # noqa: S101  (a care ends in no other way)
+        return error
 
     def kill(self) -> None:
         """Ends all servers at once, without letting them finish."""
-        for process in self._processes:
-            process.kill()
+        for tender in self.tenders:
+            tender.kill()
 
 
 @asynccontextmanager
-async def engine(plan: Plan, *, on_line: Callable[[str], None]) -> AsyncIterator[Engine]:
-    """The servers of a plan, ready and proved; they are stopped on the way out.
+async def engine(
+    plan: Plan,
+    *,
+    on_line: Callable[[str], None],
+    on_change: Callable[[Change], None] = lambda _: None,
+) -> AsyncIterator[Engine]:
+    """The servers of a plan, ready and proved; they are looked after within the block, and stopped
+    on the way out.
 
     Args:
         on_line: Takes the lines of vLLM's logs that matter, and what the launcher has to say.
+        on_change: Takes each change of a server's state.
 
     Raises:
         UsageError: The plan cannot be carried out here, or a port is taken.
@@ -60,17 +60,13 @@ async def engine(plan: Plan, *, on_line: Callable[[str], None]) -> AsyncIterator
         raise UsageError(plan.obstacle)
     for replica in plan.replicas:
         check_port(replica)
-    processes: list[Process] = []
+    tenders = [Tender(plan, replica, on_line, on_change) for replica in plan.replicas]
+    cares = [asyncio.create_task(tender.run()) for tender in tenders]
     try:
-        for replica in plan.replicas:
-            process = await start(plan, replica, on_line)
-            processes.append(process)
-        await _all_ready(plan, processes)
-        if plan.check:
-            await _prove_all(plan, on_line)
-        yield Engine(plan, processes)
+        await _all_ready(tenders, cares)
+        yield Engine(plan, tenders, cares)
     finally:
-        await _stop_all(processes)
+        await _stop_all(tenders, cares)
 
 
 @asynccontextmanager
@@ -100,68 +96,37 @@ def check_port(replica: Replica) -> None:
             ) from error
 
 
-async def _all_ready(plan: Plan, processes: list[Process]) -> None:
-    tasks = [asyncio.ensure_future(_ready(process)) for process in processes]
+async def _all_ready(tenders: list[Tender], cares: list[asyncio.Task[None]]) -> None:
+    """Waits until all have been ready once; the first that never will be ends the waiting."""
+    ready = asyncio.create_task(_each_once(tenders))
     try:
-        async with asyncio.timeout(plan.start_timeout):
-            await asyncio.gather(*tasks)
-    except TimeoutError:
-        raise EngineError(
-            f"vLLM was not ready within {plan.start_timeout:.0f} s; log: {processes[0].log}"
-        ) from None
+        await asyncio.wait({ready, *cares}, return_when=asyncio.FIRST_COMPLETED)
+        for tender, care in zip(tenders, cares, strict=True):
+            if care.done() and not tender.was_ready.is_set():
+                care.result()
+        await ready
     finally:
-        for task in tasks:
-            task.cancel()
+        ready.cancel()
 
 
-async def _ready(process: Process) -> None:
-    """Asks for health until it is given; a death ends the waiting at once."""
-    death = asyncio.ensure_future(process.died())
-    health = asyncio.ensure_future(_healthy(process.replica))
-    try:
-        await asyncio.wait((death, health), return_when=asyncio.FIRST_COMPLETED)
-        if death.done():
-            raise death.result()
-        await health
-        process.serving = True
-    finally:
-        death.cancel()
-        health.cancel()
+async def _each_once(tenders: list[Tender]) -> None:
+    for tender in tenders:
+        await tender.was_ready.wait()
 
 
-async def _healthy(replica: Replica) -> None:
-    url = f"{replica.base_url.removesuffix('/v1')}/health"
-    async with httpx2.AsyncClient(timeout=5.0, trust_env=False) as client:
-        while True:
-            with contextlib.suppress(httpx2.HTTPError):
-                if (await client.get(url)).status_code == 200:
-                    return
-            await asyncio.sleep(HEALTH_SECONDS)
-
-
-async def _prove_all(plan: Plan, on_line: Callable[[str], None]) -> None:
-    from joycap_vllm.fleet.proof import prove, require
-
-    proofs = [
-        await prove(replica.base_url, model=plan.served, api_key=plan.api_key)
-        for replica in plan.replicas
-    ]
-    require(proofs)
-    for proof in proofs:
-        tokens = "" if proof.image_tokens is None else f" ({proof.image_tokens} image tokens)"
-        on_line(f"test picture passed{tokens}: {' '.join(proof.answer.split())}")
-
-
-async def _stop_all(processes: list[Process]) -> None:
+async def _stop_all(tenders: list[Tender], cares: list[asyncio.Task[None]]) -> None:
     """Stops all servers at the same time; to be cancelled meanwhile means: at once."""
-    stopping = asyncio.gather(*(process.stop() for process in processes))
+    for care in cares:
+        care.cancel()
+    await asyncio.gather(*cares, return_exceptions=True)
+    stopping = asyncio.gather(*(tender.stop() for tender in tenders))
     cancelled = False
     while not stopping.done():
         try:
             await asyncio.shield(stopping)
         except asyncio.CancelledError:
             cancelled = True
-            for process in processes:
-                process.kill()
+            for tender in tenders:
+                tender.kill()
     if cancelled:
         raise asyncio.CancelledError

@@ -150,7 +150,9 @@ def new_log(folder: Path | None, port: int) -> Path:
     old = sorted(folder.glob("vllm-*.log"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in old[LOGS_KEPT - 1 :]:
         file.unlink(missing_ok=True)
-    return folder / f"vllm-{port}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    now = time.time()
+    when = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}.{int(now * 1000) % 1000:03}"
+    return folder / f"vllm-{port}-{when}-{os.getpid()}.log"
 
 
 async def _run_quietly(argv: tuple[str, ...]) -> None:

@@ -70,6 +70,7 @@ class Replica:
     Attributes:
         flags: Those of vLLM's flags that depend on its GPU.
         fit: How the model goes on the GPU, where one is known.
+        shrunk: Whether it asks for less than was planned, since memory was short.
     """
 
     host: str
@@ -81,6 +82,7 @@ class Replica:
     cleanup: tuple[str, ...] = ()
     flags: tuple[Flag, ...] = ()
     fit: Fit | None = None
+    shrunk: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class Plan:
         env: Environment variables, likewise.
         notes: What a user should know of how this came about.
         grace: Seconds that a server has to stop before it is killed.
+        restarts: Deaths in a row after which a server is started again.
+        pause: Seconds before it is, after the first; doubled with each further one.
         obstacle: Why this plan cannot be carried out on this machine, where it cannot.
     """
 
@@ -109,3 +113,5 @@ class Plan:
     start_timeout: float = 1800.0
     grace: float = 75.0
     check: bool = True
+    restarts: int = 5
+    pause: float = 1.0

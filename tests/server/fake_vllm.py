@@ -1,7 +1,8 @@
 """A stand-in for `vllm serve`: answers /health, has a child, and misbehaves on command.
 
 Its flags: --port, --not-ready (never healthy), --die-with FILE (prints it and exits with 1),
---ignore-term, --says TEXT. Its pages: /health, /die (as --die-with), /pids (its own, its child's).
+--ignore-term, --room N (dies at the start if --max-num-seqs is more). Its pages: /health, /die (as
+--die-with), /pids (its own, its child's).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ def main() -> None:
     parser.add_argument("--die-with", type=Path)
     parser.add_argument("--die-at-start", action="store_true")
     parser.add_argument("--ignore-term", action="store_true")
+    parser.add_argument("--room", type=int)
+    parser.add_argument("--max-num-seqs", type=int, default=0)
     options, _ = parser.parse_known_args()
 
     print("(APIServer pid=1) INFO 11-21 06:51:24 [x.py:1] Starting to load model x...", flush=True)
@@ -47,7 +50,7 @@ def main() -> None:
         def log_message(self, *arguments: object) -> None:
             pass
 
-    if options.die_at_start:
+    if options.die_at_start or (options.room is not None and options.max_num_seqs > options.room):
         die()
     server = http.server.HTTPServer(("127.0.0.1", options.port), Pages)
     print("INFO:     Application startup complete.", flush=True)

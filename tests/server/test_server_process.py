@@ -19,7 +19,7 @@ import pytest
 from server_help import alive, fake_plan, group, wait_until
 
 from joycap_vllm.errors import EngineError, UsageError
-from joycap_vllm.server import Plan, engine, running
+from joycap_vllm.server import Change, Flag, Plan, State, engine, running
 
 LAUNCHER = Path(__file__).with_name("launch_fake.py")
 BROKEN = """\
@@ -83,7 +83,7 @@ async def test_a_death_before_ready_tells_the_real_error(tmp_path: Path, broken:
 async def test_a_death_while_serving_ends_the_waiting_and_its_children(
     tmp_path: Path, broken: str
 ) -> None:
-    plan = fake_plan(tmp_path, "--die-with", broken)
+    plan = replace(fake_plan(tmp_path, "--die-with", broken), restarts=0)
 
     async with engine(plan, on_line=lambda _: None) as servers:
         child = page(plan)["pids"][1]
@@ -96,7 +96,7 @@ async def test_a_death_while_serving_ends_the_waiting_and_its_children(
 
 
 async def test_a_server_killed_from_outside_is_told_as_such(tmp_path: Path) -> None:
-    plan = fake_plan(tmp_path)
+    plan = replace(fake_plan(tmp_path), restarts=0)
 
     async with engine(plan, on_line=lambda _: None) as servers:
         os.kill(page(plan)["pids"][0], signal.SIGKILL)
@@ -105,16 +105,100 @@ async def test_a_server_killed_from_outside_is_told_as_such(tmp_path: Path) -> N
     assert "killed from outside" in str(death)
 
 
-async def test_one_of_two_replicas_dead_stops_the_other_too(tmp_path: Path) -> None:
-    plan = fake_plan(tmp_path, replicas=2)
+class Watch:
+    """Takes the changes of servers' states, and waits for them."""
+
+    def __init__(self) -> None:
+        self.seen: list[Change] = []
+        self._more = asyncio.Event()
+
+    def __call__(self, change: Change) -> None:
+        self.seen.append(change)
+        self._more.set()
+
+    def states(self, plan: Plan, number: int = 0) -> list[State]:
+        url = plan.replicas[number].base_url
+        return [change.state for change in self.seen if change.url == url]
+
+    async def until(self, count: int, state: State) -> None:
+        async with asyncio.timeout(30):
+            while sum(change.state is state for change in self.seen) < count:
+                self._more.clear()
+                await self._more.wait()
+
+
+async def test_a_server_that_dies_comes_back_and_the_other_serves_on(tmp_path: Path) -> None:
+    plan = replace(fake_plan(tmp_path, replicas=2), pause=0.05)
     other = replace(plan, replicas=plan.replicas[1:])
+    watch = Watch()
 
-    async with engine(plan, on_line=lambda _: None) as servers:
-        survivor = page(other)["pids"]
-        os.kill(page(plan)["pids"][0], signal.SIGKILL)
-        await servers.wait()
+    async with engine(plan, on_line=lambda _: None, on_change=watch) as servers:
+        survivor, (dead, child) = page(other)["pids"], page(plan)["pids"]
+        os.kill(dead, signal.SIGKILL)
+        await watch.until(3, State.READY)
+        assert page(other)["pids"] == survivor
+        assert page(plan)["pids"][0] != dead
+        assert not alive(child)
+        assert [tender.restarts for tender in servers.tenders] == [1, 0]
 
-    assert not any(alive(pid) for pid in survivor)
+    first = [State.STARTING, State.READY, State.DIED, State.STARTING, State.READY, State.STOPPED]
+    assert watch.states(plan) == first
+    assert watch.states(plan, 1) == [State.STARTING, State.READY, State.STOPPED]
+
+
+async def test_a_server_that_keeps_dying_is_given_up_with_its_last_words(
+    tmp_path: Path, broken: str
+) -> None:
+    plan = replace(fake_plan(tmp_path, "--die-with", broken), restarts=2, pause=0.01)
+    watch, lines = Watch(), list[str]()
+
+    async with engine(plan, on_line=lines.append, on_change=watch) as servers:
+        for ready in range(1, 4):
+            await watch.until(ready, State.READY)
+            with pytest.raises(OSError):
+                await asyncio.to_thread(page, plan, "/die")
+        error = await servers.wait()
+
+    assert "died 3 times in a row" in str(error)
+    assert "torch.OutOfMemoryError" in str(error)
+    assert watch.seen[-1].state is State.GIVEN_UP
+    again = [line.splitlines()[-1] for line in lines if "again in" in line]
+    assert again == ["starting it again in 0.01 s", "starting it again in 0.02 s"]
+
+
+def roomy(plan: Plan, *flags: tuple[str, str]) -> Plan:
+    """The plan with these flags of its GPU's own."""
+    made = tuple(Flag(name, value, "for a test") for name, value in flags)
+    words = tuple(word for flag in made for word in flag.words)
+    replica = plan.replicas[0]
+    return replace(plan, replicas=(replace(replica, flags=made, argv=(*replica.argv, *words)),))
+
+
+async def test_a_server_without_enough_memory_is_started_once_more_with_less(
+    tmp_path: Path, broken: str
+) -> None:
+    flags = ("--max-num-seqs", "100"), ("--gpu-memory-utilization", "0.92")
+    plan = roomy(fake_plan(tmp_path, "--die-with", broken, "--room", "60"), *flags)
+    lines: list[str] = []
+
+    async with engine(plan, on_line=lines.append) as servers:
+        argv = page(plan)["argv"]
+        assert servers.tenders[0].replica.shrunk
+
+    assert argv[-4:] == ["--max-num-seqs", "50", "--gpu-memory-utilization", "0.86"]
+    words = "starting again, once, with --max-num-seqs 50 --gpu-memory-utilization 0.86"
+    assert sum(words in line for line in lines) == 1
+
+
+async def test_a_server_without_enough_memory_for_less_either_is_given_up(
+    tmp_path: Path, broken: str
+) -> None:
+    plan = fake_plan(tmp_path, "--die-with", broken, "--room", "20")
+
+    with pytest.raises(EngineError, match=r"torch\.OutOfMemoryError"):
+        async with running(roomy(plan, ("--max-num-seqs", "100")), on_line=lambda _: None):
+            pass
+    assert len(logs(tmp_path)) == 2
 
 
 async def test_a_server_that_is_never_ready_is_given_up(tmp_path: Path) -> None:
@@ -348,4 +432,3 @@ def test_a_killed_keeper_takes_the_engine_with_it(launched: Launched) -> None:
     os.kill(launched.leader(), signal.SIGKILL)
 
     assert wait_until(lambda: not any(alive(pid) for pid in pids))
-    assert launched.process.wait(20) != 0
