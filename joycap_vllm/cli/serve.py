@@ -127,7 +127,11 @@ Shell = Annotated[
 ]
 AsJson = Annotated[
     bool,
-    typer.Option("--json", help="Print the base URLs as one JSON list.", envvar="JOYCAP_JSON"),
+    typer.Option(
+        "--json",
+        help="Print the base URLs as one JSON list, and what happens as JSON lines on stderr.",
+        envvar="JOYCAP_JSON",
+    ),
 ]
 Insecure = Annotated[
     bool,
@@ -135,6 +139,23 @@ Insecure = Annotated[
         "--insecure",
         help="Allow an address that others can reach without an API key.",
         envvar="JOYCAP_INSECURE",
+    ),
+]
+Status = Annotated[
+    bool,
+    typer.Option(
+        "--status",
+        help="Show the servers that run on this machine, and start none.",
+        envvar="JOYCAP_STATUS",
+    ),
+]
+Stop = Annotated[
+    bool,
+    typer.Option(
+        "--stop",
+        help="Stop the servers that run on this machine, once they have answered what they have "
+        "begun. With --port, only the launcher that has a server there.",
+        envvar="JOYCAP_STOP",
     ),
 ]
 NoCheck = Annotated[
@@ -163,12 +184,20 @@ def serve(
     as_json: AsJson = False,
     insecure: Insecure = False,
     no_check: NoCheck = False,
+    status: Status = False,
+    stop: Stop = False,
 ) -> None:
     """Starts vLLM for JoyCaption and looks after it until Ctrl-C.
 
     Everything behind -- goes to vLLM as it is. Prints the servers' base URLs once all of them
-    have captioned a test picture.
+    have captioned a test picture. A server that dies is started again.
     """
+    if status or stop:
+        from joycap_vllm.cli.launched import show, stop_all
+
+        source = context.get_parameter_source("port")
+        chosen = None if source is None or source.name == "DEFAULT" else port
+        raise typer.Exit(stop_all(chosen) if stop else show(chosen, as_json=as_json))
     from joycap_vllm.server import ServeOptions, read_api_key, read_gpus, read_loras, read_replicas
 
     # Behind a bare `--` the first word of vLLM's flags looks like the model.
@@ -216,14 +245,19 @@ def _talk(line: str) -> None:
 def _serve(options: ServeOptions, as_json: bool) -> None:
     import asyncio
 
+    from joycap_vllm.cli.serving import Events, Talk
     from joycap_vllm.server import plan_for, serve_until_stopped
 
-    def ready(base_urls: tuple[str, ...]) -> None:
-        typer.echo(json.dumps(base_urls) if as_json else "\n".join(base_urls))
-        _talk("serving; Ctrl-C stops")
+    with Events() if as_json else Talk() as told:
 
-    plan = plan_for(options, on_line=_talk)
-    for note in plan.notes:
-        _talk(f"note: {note}")
-    code = asyncio.run(serve_until_stopped(plan, on_line=_talk, on_ready=ready))
+        def ready(base_urls: tuple[str, ...]) -> None:
+            typer.echo(json.dumps(base_urls) if as_json else "\n".join(base_urls))
+            told.ready()
+
+        plan = plan_for(options, on_line=told.line)
+        for note in plan.notes:
+            told.line(f"note: {note}")
+        code = asyncio.run(
+            serve_until_stopped(plan, on_line=told.line, on_ready=ready, on_change=told.change)
+        )
     raise typer.Exit(code)

@@ -10,6 +10,7 @@ from joycap_vllm.server.command import BenchCommand, EngineKind, bench_command
 from joycap_vllm.server.engine import Engine, engine, running
 from joycap_vllm.server.explain import explain
 from joycap_vllm.server.facade import plan_for
+from joycap_vllm.server.launches import Launch, launches, stop
 from joycap_vllm.server.reading import read_api_key, read_gpus, read_loras, read_replicas
 from joycap_vllm.server.service import serve_until_stopped
 from joycap_vllm.server.shape import DEFAULT_MODEL
@@ -24,6 +25,7 @@ __all__ = [
     "Engine",
     "EngineKind",
     "Flag",
+    "Launch",
     "Plan",
     "Replica",
     "ServeOptions",
@@ -32,6 +34,7 @@ __all__ = [
     "bench_command",
     "engine",
     "explain",
+    "launches",
     "plan_for",
     "read_api_key",
     "read_gpus",
@@ -40,4 +43,5 @@ __all__ = [
     "running",
     "serve_until_stopped",
     "shell_commands",
+    "stop",
 ]

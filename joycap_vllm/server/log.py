@@ -17,6 +17,7 @@ PROGRESS = re.compile(
     "|".join(
         (
             r"Downloading|Retrying in|Fetching \d+ files|Time spent downloading",
+            r"\.safetensors: +\d+%\|",
             r"Starting to load model|Loading safetensors checkpoint shards: +(?:\d+)% Completed",
             r"Loading weights took|Model loading took",
             r"KV cache size|Maximum concurrency|Available KV cache memory",

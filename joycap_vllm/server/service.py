@@ -1,4 +1,4 @@
-"""`joycap serve` as a process: serves until a signal says stop, or a server dies."""
+"""`joycap serve` as a process: serves until a signal says stop, or the last server is given up."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import signal
 from collections.abc import Callable
 
 from joycap_vllm.server.engine import engine
+from joycap_vllm.server.launches import Record
+from joycap_vllm.server.tender import Change
 from joycap_vllm.server.values import Plan
 
 STOPPED, INTERRUPTED = 0, 130
@@ -17,17 +19,20 @@ async def serve_until_stopped(
     *,
     on_line: Callable[[str], None],
     on_ready: Callable[[tuple[str, ...]], None],
+    on_change: Callable[[Change], None] = lambda _: None,
 ) -> int:
     """Serves until SIGINT or SIGTERM; the first lets requests finish, a second ends all at once.
 
     Args:
+        on_line: Takes what users should read.
         on_ready: Takes the base URLs once every server has passed its proof.
+        on_change: Takes each change of a server's state.
 
     Returns:
         The exit code: 0 after a stop while serving, 130 after one that came before.
 
     Raises:
-        EngineError: A server did not start, or died.
+        EngineError: A server did not start, or the last one keeps dying.
         NoEndpointError: A server does not caption as JoyCaption should.
     """
     task = asyncio.current_task()
@@ -35,10 +40,18 @@ async def serve_until_stopped(
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     ready = False
+    record = Record(plan)
+
+    def changed(change: Change) -> None:
+        record.note(change)
+        on_change(change)
+
     try:
-        async with engine(plan, on_line=on_line) as servers:
+        async with engine(plan, on_line=on_line, on_change=changed) as servers:
             ready = True
             on_ready(servers.base_urls)
             raise await servers.wait()
     except asyncio.CancelledError:
         return STOPPED if ready else INTERRUPTED
+    finally:
+        record.close()

@@ -15,7 +15,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from time import monotonic
+from time import monotonic, time
 
 import httpx2
 
@@ -41,11 +41,25 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Change:
-    """A replica's new state: its URL, and why, where there is a reason to tell."""
+    """A replica's new state.
+
+    Attributes:
+        url: Its base URL.
+        state: What it is about now.
+        why: The reason, where there is one to tell.
+        gpu: Where it runs; empty on a CPU.
+        log: The file that its log goes to.
+        restarts: How often it was started again.
+        at: When, in seconds since 1970.
+    """
 
     url: str
     state: State
-    why: str = ""
+    why: str
+    gpu: str
+    log: str
+    restarts: int
+    at: float
 
 
 class Tender:
@@ -119,8 +133,8 @@ class Tender:
 
     async def _live(self) -> EngineError:
         """One life of the server, from its start to its death."""
-        self._turn(State.STARTING)
         self._process = process = await start(self._plan, self.replica, self._on_line)
+        self._turn(State.STARTING)
         try:
             await _ready(process, self._plan.start_timeout)
             if self._plan.check:
@@ -166,7 +180,18 @@ class Tender:
 
     def _turn(self, state: State, why: str = "") -> None:
         self.state = state
-        self._on_change(Change(self.replica.base_url, state, why))
+        gpu = self.replica.gpu
+        self._on_change(
+            Change(
+                url=self.replica.base_url,
+                state=state,
+                why=why,
+                gpu="" if gpu is None else f"{gpu.index} ({gpu.name})",
+                log="" if self._process is None else str(self._process.log),
+                restarts=self.restarts,
+                at=time(),
+            )
+        )
 
 
 async def _ready(process: Process, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from typer.testing import CliRunner, Result
 from joycap_vllm.cli.serve import DEFAULT_MODEL, serve
 from joycap_vllm.errors import UsageError
 from joycap_vllm.server import DEFAULT_MODEL as THE_MODEL
-from joycap_vllm.server import Plan, ServeOptions, command, facade
+from joycap_vllm.server import Change, Plan, ServeOptions, State, command, facade
 
 Run = Callable[..., Result]
 
@@ -124,8 +125,10 @@ def test_ready_servers_are_printed_on_stdout_alone(
         *,
         on_line: Callable[[str], None],
         on_ready: Callable[[tuple[str, ...]], None],
+        on_change: Callable[[Change], None],
     ) -> int:
         on_line("Loading weights")
+        on_change(Change(urls[0], State.READY, "", "", "x.log", 0, 1.0))
         on_ready(urls)
         return 0
 
@@ -135,6 +138,9 @@ def test_ready_servers_are_printed_on_stdout_alone(
     assert result.exit_code == 0
     assert result.stdout == printed
     assert "Loading weights" in result.stderr
+    if words:
+        events = [json.loads(line) for line in result.stderr.splitlines()]
+        assert [event["event"] for event in events][-3:] == ["log", "ready", "all ready"]
 
 
 def test_an_api_key_is_read_from_its_file(run: Run, tmp_path: Path) -> None:
