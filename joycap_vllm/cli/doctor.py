@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from joycap_vllm.fleet import Proof
 
 
 def doctor(
@@ -14,7 +17,7 @@ def doctor(
         typer.Option(
             "--base-url",
             envvar=["JOYCAP_BASE_URL", "OPENAI_BASE_URL"],
-            help="Server to look at. (default: http://127.0.0.1:8000/v1)",
+            help="Server to look at. (default: those that run here, or http://127.0.0.1:8000/v1)",
         ),
     ] = None,
     model: Annotated[
@@ -24,28 +27,50 @@ def doctor(
         Path | None, typer.Option(envvar="JOYCAP_API_KEY_FILE", help="File with the API key.")
     ] = None,
 ) -> None:
-    """Look at each server: reachable, which model, and whether a test picture is captioned.
+    """Look at this machine and at each server: what runs here, what is missing, what is wrong.
 
-    Exit code 3 if one of them is not fit for a job.
+    Of servers: those named, else those that `joycap serve` runs here, else the usual address. Each
+    is asked for the caption of a test picture. Exit code 3 if one of them is not fit for a job.
     """
-    import asyncio
-
-    from joycap_vllm.captioner import DEFAULT_URL
     from joycap_vllm.cli.options import api_key
-    from joycap_vllm.errors import NoEndpointError
-    from joycap_vllm.fleet import Proof, prove, require
+    from joycap_vllm.fleet import require
 
     key = api_key(api_key_file)
-    proofs = []
-    for url in base_urls or [DEFAULT_URL]:
-        try:
-            proof = asyncio.run(prove(url, model=model, api_key=key))
-        except NoEndpointError as error:
-            proofs.append(Proof(url, False, (str(error),), ""))
-            continue
-        proofs.append(proof)
-        tokens = "not shown" if proof.image_tokens is None else str(proof.image_tokens)
-        typer.echo(f"{proof.url}: {'fit' if proof.ok else 'not fit'}, model {proof.model}")
-        typer.echo(f"  image tokens: {tokens}; literal <image>: {proof.literal_image}")
-        typer.echo(f"  test picture: {proof.answer!r}")
+    _look_here()
+    proofs = [_look_there(url, model, key) for url in base_urls or _running()]
     require(proofs)
+
+
+def _look_here() -> None:
+    from joycap_vllm.server.checkup import checkup, installed
+    from joycap_vllm.server.hardware import look
+
+    marks = {"good": "  ", "note": "- ", "bad": "! "}
+    typer.echo("this machine")
+    for found in checkup(look(), installed()):
+        mend = f"  ->  {found.mend}" if found.mend else ""
+        typer.echo(f"  {marks[found.level]}{found.text}{mend}")
+
+
+def _running() -> list[str]:
+    from joycap_vllm.captioner import DEFAULT_URL
+    from joycap_vllm.server import launches
+
+    return [server.url for launch in launches() for server in launch.servers] or [DEFAULT_URL]
+
+
+def _look_there(url: str, model: str | None, key: str | None) -> Proof:
+    import asyncio
+
+    from joycap_vllm.errors import NoEndpointError
+    from joycap_vllm.fleet import Proof, prove
+
+    try:
+        proof = asyncio.run(prove(url, model=model, api_key=key))
+    except NoEndpointError as error:
+        return Proof(url, False, (str(error),), "")
+    tokens = "not shown" if proof.image_tokens is None else str(proof.image_tokens)
+    typer.echo(f"{proof.url}: {'fit' if proof.ok else 'not fit'}, model {proof.model}")
+    typer.echo(f"  image tokens: {tokens}; literal <image>: {proof.literal_image}")
+    typer.echo(f"  test picture: {proof.answer!r}")
+    return proof
