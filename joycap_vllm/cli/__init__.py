@@ -24,6 +24,7 @@ from joycap_vllm.cli.retry import retry
 from joycap_vllm.cli.serve import serve
 from joycap_vllm.cli.status import status
 from joycap_vllm.cli.talk import is_json_asked, say, talks_json, use_format
+from joycap_vllm.cli.top import top
 
 EXIT_CODES: tuple[tuple[type[errors.JoycapError], int], ...] = (
     (errors.UsageError, 2),
@@ -53,6 +54,7 @@ app.command("status")(status)
 app.command("export")(export)
 app.add_typer(batch, name="batch")
 app.command("doctor")(doctor)
+app.command("top")(top)
 app.command("gateway")(gateway)
 app.command("bench")(bench)
 _CONNECTIONS = 16_384  # open files that thousands of requests in flight may take

@@ -28,6 +28,7 @@ _EXTRAS = {
     "hf": ("datasets", "datasets of the Hugging Face hub"),
     "s3": ("s3fs", "pictures on S3"),
     "web": ("starlette", "`joycap gateway`"),
+    "metrics": ("prometheus_client", "`joycap top` and --metrics-port"),
     "ray": ("ray", "captions on a Ray cluster"),
 }
 

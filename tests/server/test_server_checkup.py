@@ -11,7 +11,10 @@ from machines import H100, MACHINES, RTX_4060, machine, shared
 from joycap_vllm.server.checkup import Finding, Installed, bad_pair, checkup, installed
 from joycap_vllm.server.hardware import GIB, Hardware
 
-ALL = frozenset({"pillow_heif", "pillow_jxl", "pyarrow", "datasets", "s3fs", "starlette", "ray"})
+ALL = frozenset(
+    {"pillow_heif", "pillow_jxl", "pyarrow", "datasets", "s3fs", "starlette", "ray"}
+    | {"prometheus_client"}
+)
 WELL = Installed("0.32.0", False, "5.19.0", ALL, False, 65536)
 
 
