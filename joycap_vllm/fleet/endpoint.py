@@ -79,10 +79,10 @@ def normal_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         known = parts.scheme in ("http", "https") and _HOST.fullmatch(parts.hostname or "")
-        _ = parts.port
-    except ValueError:
+        _ = parts.port, httpx2.URL(url)
+    except (ValueError, httpx2.InvalidURL):
         known = None
-    if not known:
+    if not known or url.count("://") > 1 or " " in url or not url.isprintable():
         raise UsageError(f"{url!r} is no base URL; one looks like http://127.0.0.1:8000/v1")
     return url if parts.path else f"{url}/v1"
 
@@ -193,7 +193,7 @@ class Endpoint:
             NoEndpointError: It cannot be reached, refuses the key, or serves no such model.
         """
         listed = await self._models()
-        names = [row.get("id", "") for row in listed]
+        names = [str(row.get("id") or "") for row in listed]
         if model is not None and names and model not in names:
             raise NoEndpointError(f"{self.url} serves {', '.join(names)}, but not {model}")
         row = listed[names.index(model) if model in names else 0] if listed else {}
@@ -266,10 +266,9 @@ class Endpoint:
         if response.status_code != 200:
             raise NoEndpointError(f"{self.url} answers {message_of(response, self._key)}")
         try:
-            rows = response.json()["data"]
+            return [row for row in response.json()["data"] or [] if isinstance(row, dict)]
         except (ValueError, KeyError, TypeError) as error:
             raise NoEndpointError(f"{self.url} does not speak the OpenAI API") from error
-        return [row for row in rows or [] if isinstance(row, dict)]
 
     def _key_refused(self) -> str:
         return f"{self.url} refuses the API key; give it in OPENAI_API_KEY or --api-key-file"
