@@ -39,11 +39,11 @@ class Entry:
         """What an endpoint showed."""
         try:
             await endpoint.probe(self.model)
+            if self.check:
+                return await prove_endpoint(endpoint)
         except NoEndpointError as error:
             return Proof(endpoint.url, False, (str(error),), "")
-        if not self.check:
-            return Proof(endpoint.url, True, (), endpoint.abilities.model)
-        return await prove_endpoint(endpoint)
+        return Proof(endpoint.url, True, (), endpoint.abilities.model)
 
     def endpoint(self, url: str) -> Endpoint:
         """An endpoint, not asked yet."""

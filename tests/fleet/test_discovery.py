@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from joycap_vllm.captioner import Captioner, CaptionerOptions
 from joycap_vllm.errors import NoEndpointError, UsageError
-from joycap_vllm.fleet import Endpoint, Entry, Fleet, Roll, listing_of
+from joycap_vllm.fleet import Endpoint, Entry, Fleet, Roll, listing_of, usable
 from joycap_vllm.fleet.discovery import Listing
 
 from .test_fleet import make_body
-from fault_server import Asked, FaultServer, Reaction, say, serving
+from fault_server import Asked, FaultServer, Reaction, fail, say, serving
 
 
 async def test_a_file_names_one_url_a_line_with_comments_and_each_once(tmp_path: Path) -> None:
@@ -205,6 +205,25 @@ async def test_an_endpoint_that_fails_its_check_is_told_of_once_and_gets_no_work
 
     assert len(fleet.news) == 1
     assert bad.url in fleet.news[0]
+
+
+async def test_a_key_that_only_requests_need_leaves_one_endpoint_out_and_not_the_whole_fleet() -> (
+    None
+):
+    with serving() as good, serving(lambda _: fail(401, "no such key")) as bad:
+        endpoints, left_out = await usable([bad.url, good.url], Entry())
+        async with Fleet(endpoints) as fleet:
+            roll = Roll(fleet, Named(good.url, bad.url), Entry(), look=0.02)
+            following = asyncio.create_task(roll.follow())
+            async with asyncio.timeout(10):
+                while not fleet.news:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            following.cancel()
+
+    assert [endpoint.url for endpoint in endpoints] == [good.url]
+    assert ["API key" in line for line in (*left_out, *fleet.news)] == [True, True]
+    assert bad.requests == 2
 
 
 async def test_the_last_endpoint_that_leaves_is_waited_for_until_another_comes() -> None:
