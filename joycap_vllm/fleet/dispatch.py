@@ -15,12 +15,14 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable
+from math import ceil
 
 from joycap_vllm.fleet.limits import Limit
 from joycap_vllm.fleet.places import Member, Seat, Ticket
 from joycap_vllm.fleet.routing import Routing, slot_of, weights_for
 
 MOST_TOGETHER = 64  # tasks of one image that are kept together; far more are one key used for all
+_ROOM = 1.25  # parts of a total, all together, so that it is used although some are not
 _BUSY = 0.8  # share of all limits that is in use before rates say how fast endpoints are
 
 
@@ -50,6 +52,7 @@ class Dispatch:
         """A new member, which takes work at once."""
         member = self.members[name] = Member(name, limit)
         self.routing.set_weights({**self.routing.weights, name: 1.0})
+        self._share_out()
         self.wake(member, now)
         return member
 
@@ -60,17 +63,20 @@ class Dispatch:
             del self.members[member.name]
             weights = self.routing.weights
             self.routing.set_weights({n: w for n, w in weights.items() if n != member.name})
+        self._share_out()
         self._clear(member, now)
 
     def down(self, member: Member, why: str, now: float) -> None:
         """Gives it nothing until it is up again; the images that wait for it move."""
         member.down_why = why
+        self._share_out()
         self._clear(member, now)
 
     def up(self, member: Member, now: float) -> None:
         """It is well again."""
         member.down_why = ""
         member.limit.on_back(now)
+        self._share_out()
         self.wake(member, now)
 
     def rest(self, member: Member, until: float, now: float) -> None:
@@ -87,10 +93,12 @@ class Dispatch:
     def reweigh(self) -> None:
         """Lets the weights follow the members' rates, if all are busy enough to tell."""
         members = self.members
-        if self.in_flight >= _BUSY * sum(member.limit.value for member in members.values()):
+        room = sum(member.limit.value for member in members.values())
+        if self.in_flight >= _BUSY * min(room, self._total or room):
             rates = {name: m.limit.rate for name, m in members.items() if not m.down_why}
             old = self.routing.weights
             self.routing.set_weights({**old, **weights_for(rates, old)})
+            self._share_out()
 
     def seat(self, home: str) -> None:
         """A task of this image begins."""
@@ -151,6 +159,18 @@ class Dispatch:
     def answered(self, ticket: Ticket) -> None:
         """Its image is in the member's caches from now on."""
         ticket.seat.is_warm = True
+
+    def _share_out(self) -> None:
+        """Gives each member that is well its part of the total, by its weight: else those that are
+        slow would gather all of it."""
+        if self._total is None:
+            return
+        weights = self.routing.weights
+        well = [member for member in self.members.values() if not member.down_why]
+        whole = sum(weights[member.name] for member in well)
+        for member in well:
+            member.part = ceil(_ROOM * self._total * weights[member.name] / whole)
+            self._make_ready(member)
 
     def _offer(self, ticket: Ticket, now: float) -> None:
         seat = ticket.seat
