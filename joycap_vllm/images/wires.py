@@ -19,7 +19,7 @@ _OPTIONS: dict[str, dict[str, int]] = {
     "png": {"compress_level": 1},
     "bmp": {},
 }
-# What every OpenAI-compatible server reads, by Pillow's name, and how such a file ends.
+# What OpenAI's own server reads, by Pillow's name, and how such a file ends.
 _MIMES = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 _TAIL = 64  # bytes among which the end is, since some programs add a few
 
@@ -41,8 +41,9 @@ def as_taken(picture: Image.Image, data: bytes) -> str | None:
         picture: The picture, opened.
         data: Its bytes as stored.
     """
-    same = picture.size == (SIZE, SIZE) and picture.mode == "RGB" and picture.format != "MPO"
-    if not same or "icc_profile" in picture.info:
+    same = picture.size == (SIZE, SIZE) and picture.mode == "RGB"
+    # llama.cpp reads no WebP, nor does what is built on it.
+    if not same or picture.format in ("MPO", "WEBP") or "icc_profile" in picture.info:
         return None
     return as_readable(picture, data)
 
