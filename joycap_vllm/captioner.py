@@ -200,7 +200,7 @@ class Captioner:
         return Entry(options.model, options.api_key, options.check, connections)
 
     async def _wire_to(self, endpoints: list[Endpoint]) -> Wire:
-        form, why = form_for(await find_places(endpoints))
+        form, why = form_for(await find_places(endpoints), others=bool(self.options.endpoints))
         if not all(endpoint.loopback for endpoint in endpoints):
             self.notices.append(why)
         return form
