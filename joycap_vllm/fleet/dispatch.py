@@ -139,11 +139,9 @@ class Dispatch:
         the same one only if it is the only one. None where there is no room or others wait."""
         if self.waiting or (self._total is not None and self.in_flight >= self._total):
             return None
-        if len(self.members) == 1:
-            member = other if other.has_room(now) else None
-        else:
-            open_ = (m for m in self.members.values() if m is not other and m.has_room(now))
-            member = min(open_, key=lambda m: m.share, default=None)
+        members = [*self.members.values()]
+        open_ = (m for m in members if (m is not other or len(members) == 1) and m.has_room(now))
+        member = min(open_, key=lambda m: m.share, default=None)
         if member is None:
             return None
         ticket = Ticket(Seat(slot_of(home)), first=True)

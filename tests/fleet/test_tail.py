@@ -55,6 +55,21 @@ async def test_a_straggler_is_sent_to_another_endpoint_and_its_connection_closed
                     await asyncio.sleep(0.01)
 
 
+async def test_a_straggler_at_an_endpoint_that_has_left_is_sent_to_the_one_that_stayed() -> None:
+    stalling = Stalling()
+    with serving(stalling) as one, serving() as two:
+        async with Fleet([Endpoint(one.url), Endpoint(two.url)]) as fleet:
+            home = await home_of(fleet, one)
+            stalling.stalls = True
+            asked = asyncio.create_task(fleet.ask(home, make_body))
+            while not one.in_hand:
+                await asyncio.sleep(0.01)
+            fleet.leave(one.url)
+            fleet.no_more()
+            reply = await asyncio.wait_for(asked, 10)
+            assert (reply.endpoint, fleet.hedged, fleet.in_flight) == (two.url, 1, 0)
+
+
 async def test_nothing_is_sent_twice_before_the_job_says_that_nothing_new_comes() -> None:
     stalling = Stalling(say("late", delay=1.6))
     with serving(stalling) as one, serving() as two:
