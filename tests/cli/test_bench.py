@@ -214,3 +214,12 @@ def test_without_vllm_there_is_nothing_to_compare_with(
 
     assert done.returncode == 2, done.stderr
     assert "pip install 'joycap-vllm[vllm]'" in done.stderr
+    assert "in flight:" not in done.stderr, "it is told before minutes are spent"
+
+
+def test_one_server_is_compared_and_not_a_fleet(tmp_path: Path, eight_slots: Stub) -> None:
+    make_pictures(tmp_path, 2)
+    both = ["--base-url", eight_slots.url, "--base-url", "http://127.0.0.1:9"]
+    done = joycap("bench", tmp_path, *both, "--compare-vllm-bench", *QUICK, code=2)
+
+    assert "takes one --base-url" in done.stderr
