@@ -55,6 +55,11 @@ class Proof:
     literal_image: bool | None = None
     answer: str = ""
 
+    @property
+    def why(self) -> str:
+        """The problems in one line, which does not begin with the endpoint's name."""
+        return "; ".join(self.problems).removeprefix(f"{self.url} ")
+
 
 @cache
 def test_picture() -> bytes:
@@ -168,9 +173,7 @@ def require(proofs: list[Proof]) -> None:
     """Raises NoEndpointError that tells every problem if any endpoint failed its proof."""
     bad = [proof for proof in proofs if not proof.ok]
     if bad:
-        lines = [
-            f"{proof.url} did not pass its check: {'; '.join(proof.problems)}" for proof in bad
-        ]
+        lines = [f"{proof.url} did not pass its check: {proof.why}" for proof in bad]
         if any(proof.model for proof in bad):
             lines.append("--no-check starts all the same")
         raise NoEndpointError("\n".join(lines))

@@ -51,7 +51,7 @@ class Entry:
 
 
 async def usable(urls: Sequence[str], entry: Entry) -> tuple[list[Endpoint], list[str]]:
-    """The endpoints that pass, and a line about each of the others.
+    """The endpoints that pass, a line about each of the others, and one if models differ.
 
     Raises:
         NoEndpointError: None passes.
@@ -66,7 +66,12 @@ async def usable(urls: Sequence[str], entry: Entry) -> tuple[list[Endpoint], lis
         await asyncio.gather(*(endpoint.close() for endpoint in endpoints))
         raise
     await asyncio.gather(*(e.close() for e in endpoints if e not in good))
-    return good, [_left_out(proof) for proof in proofs if not proof.ok]
+    told = [_left_out(proof) for proof in proofs if not proof.ok]
+    models = dict.fromkeys(endpoint.abilities.model for endpoint in good)
+    if len(models) > 1:
+        named = ", ".join(models)
+        told.append(f"the endpoints serve different models ({named}); --model NAME asks for one")
+    return good, told
 
 
 class Roll:
@@ -133,11 +138,14 @@ class Roll:
         try:
             proof = await self._entry.proof(endpoint)
             if proof.ok:
+                others = {station.endpoint.abilities.model for station in self._fleet.members}
                 self._fleet.join(endpoint)
                 joined = True
                 self._not_before.pop(url, None)
                 self._told.pop(url, None)
-                self._fleet.news.append(f"{url} joins")
+                odd = others and proof.model not in others
+                what = f" with another model, {proof.model}" if odd else ""
+                self._fleet.news.append(f"{url} joins{what}")
                 return
             self._not_before[url] = asyncio.get_running_loop().time() + _AGAIN
             if self._told.get(url) != _left_out(proof):
@@ -155,4 +163,4 @@ class Roll:
 
 
 def _left_out(proof: Proof) -> str:
-    return f"{proof.url} is left out: {'; '.join(proof.problems)}"
+    return f"{proof.url} is left out: {proof.why}"

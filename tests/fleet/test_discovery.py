@@ -226,6 +226,26 @@ async def test_a_key_that_only_requests_need_leaves_one_endpoint_out_and_not_the
     assert bad.requests == 2
 
 
+async def test_who_serves_another_model_is_told_of() -> None:
+    with serving() as one, serving(model="other") as two, serving() as three:
+        endpoints, told = await usable([one.url, two.url], Entry())
+        assert told == ["the endpoints serve different models (fault, other); --model NAME asks "
+                        "for one"]  # fmt: skip
+        async with Fleet(endpoints[:1]) as fleet:
+            listing = Named(one.url, three.url)
+            following = asyncio.create_task(Roll(fleet, listing, Entry(), look=0.02).follow())
+            await until(fleet, one, three)
+            listing.named = (one.url, three.url, two.url)
+            await until(fleet, one, two, three)
+            following.cancel()
+        await endpoints[1].close()
+
+    assert list(fleet.news) == [
+        f"{three.url} joins",
+        f"{two.url} joins with another model, other",
+    ]
+
+
 async def test_the_last_endpoint_that_leaves_is_waited_for_until_another_comes() -> None:
     with serving() as one, serving() as two:
         listing = Named()
