@@ -7,6 +7,7 @@ at, where the server shows it, and the answer must at least be words.
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections import Counter
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from joycap_vllm.prompts import build_prompt
 
 IMAGE_TOKENS = 729  # 27 x 27 patches of 14 pixels in 384 x 384
 _TRIES = 3
-_DEADLINE = 180.0  # the first request after a start may compile and warm up
+_DEADLINE = 180.0  # seconds for all; the first request after a start may compile and warm up
 MEND = (
     "its chat template leaves a literal <image> in the prompt, which makes captions worse: start "
     "it with `joycap serve`, or give vLLM the template that `joycap serve --dry-run` names, with "
@@ -89,9 +90,13 @@ async def prove_endpoint(endpoint: Endpoint) -> Proof:
     """As `prove`, of an endpoint that was probed already."""
     name, problems = endpoint.abilities.model, []
     answer: Answer | None = None
+    clock = asyncio.get_running_loop().time
+    until = clock() + _DEADLINE
     for number in range(_TRIES):
+        if (left := until - clock()) <= 0:
+            break
         try:
-            answer = await endpoint.send(proof_request(endpoint, number), _DEADLINE)
+            answer = await endpoint.send(proof_request(endpoint, number), left)
         except FullError:
             return Proof(endpoint.url, True, (), name)  # busy with others' work, so alive
         except RequestError as error:

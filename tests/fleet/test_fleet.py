@@ -180,3 +180,15 @@ async def test_the_servers_own_counts_are_summed_and_nonsense_is_none(server: Fa
             assert fleet.capacity == 4, "a fixed number follows no queue"
             server.gauges = (-1, 0)
             assert await endpoints[0].load() is None
+
+
+async def test_a_server_that_never_answers_the_test_picture_is_waited_for_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("joycap_vllm.fleet.proof._DEADLINE", 0.2)
+    with serving(lambda _: Reaction(hang=True)) as server:
+        proof = await prove(server.url)
+
+    assert not proof.ok
+    assert "no answer within" in proof.why
+    assert server.requests == 1
