@@ -24,6 +24,7 @@ from joycap_vllm.prompts import build_prompt
 
 IMAGE_TOKENS = 729  # 27 x 27 patches of 14 pixels in 384 x 384
 _TRIES = 3
+_SHOWN = 10  # endpoints that are told of by name
 _DEADLINE = 180.0  # seconds for all; the first request after a start may compile and warm up
 MEND = (
     "its chat template leaves a literal <image> in the prompt, which makes captions worse: start "
@@ -178,7 +179,13 @@ def require(proofs: list[Proof]) -> None:
     """Raises NoEndpointError that tells every problem if any endpoint failed its proof."""
     bad = [proof for proof in proofs if not proof.ok]
     if bad:
-        lines = [f"{proof.url} did not pass its check: {proof.why}" for proof in bad]
+        lines = shown([f"{proof.url} did not pass its check: {proof.why}" for proof in bad])
         if any(proof.model for proof in bad):
             lines.append("--no-check starts all the same")
         raise NoEndpointError("\n".join(lines))
+
+
+def shown(lines: list[str]) -> list[str]:
+    """The first of many lines, and how many more there are."""
+    more = len(lines) - _SHOWN
+    return lines if more <= 1 else [*lines[:_SHOWN], f"and {more:,} others"]

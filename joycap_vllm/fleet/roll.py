@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from joycap_vllm.errors import NoEndpointError
 from joycap_vllm.fleet.discovery import Listing
 from joycap_vllm.fleet.endpoint import CONNECTIONS, Endpoint
 from joycap_vllm.fleet.fleet import Fleet
-from joycap_vllm.fleet.proof import Proof, prove_endpoint, require
+from joycap_vllm.fleet.proof import Proof, prove_endpoint, require, shown
 
 LOOK = 2.0  # seconds between two looks at a listing
+_AT_ONCE = 128
 _AGAIN = 15.0  # seconds until an endpoint that did not pass is looked at again
 
 
@@ -28,15 +29,21 @@ class Entry:
         api_key: Its key.
         check: Whether it gets a test picture.
         connections: Most connections to it at once.
+        gate: How many are looked at at once: more would wait for each other until they time out.
     """
 
     model: str | None = None
     api_key: str | None = None
     check: bool = True
     connections: int = CONNECTIONS
+    gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def proof(self, endpoint: Endpoint) -> Proof:
         """What an endpoint showed."""
+        async with self.gate:
+            return await self._proof(endpoint)
+
+    async def _proof(self, endpoint: Endpoint) -> Proof:
         try:
             await endpoint.probe(self.model)
             if self.check:
@@ -66,7 +73,7 @@ async def usable(urls: Sequence[str], entry: Entry) -> tuple[list[Endpoint], lis
         await asyncio.gather(*(endpoint.close() for endpoint in endpoints))
         raise
     await asyncio.gather(*(e.close() for e in endpoints if e not in good))
-    told = [_left_out(proof) for proof in proofs if not proof.ok]
+    told = shown([_left_out(proof) for proof in proofs if not proof.ok])
     models = dict.fromkeys(endpoint.abilities.model for endpoint in good)
     if len(models) > 1:
         named = ", ".join(models)

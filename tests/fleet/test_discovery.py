@@ -226,6 +226,16 @@ async def test_a_key_that_only_requests_need_leaves_one_endpoint_out_and_not_the
     assert bad.requests == 2
 
 
+async def test_a_good_endpoint_is_found_among_thousands_that_are_not_there() -> None:
+    dead = [f"http://127.0.{n // 250}.{n % 250 + 1}:9/v1" for n in range(2000)]
+    with serving() as good:
+        endpoints, told = await usable([*dead, good.url], Entry())
+        await endpoints[0].close()
+
+    assert [endpoint.url for endpoint in endpoints] == [good.url]
+    assert (len(told), told[-1]) == (11, "and 1,990 others")
+
+
 async def test_who_serves_another_model_is_told_of() -> None:
     with serving() as one, serving(model="other") as two, serving() as three:
         endpoints, told = await usable([one.url, two.url], Entry())
