@@ -91,3 +91,22 @@ def _until_begun(order: list[str], process: subprocess.Popen[str]) -> None:
     while not order:
         assert time.monotonic() < deadline, process.poll()
         time.sleep(0.01)
+
+
+def test_what_the_fleet_tells_at_a_jobs_very_end_is_told_too(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "in", 1)
+    file = tmp_path / "fleet.txt"
+    with serving(lambda _: say("A dog.", delay=2.5)) as server:
+        file.write_text(f"{server.url}\nhttp://127.0.0.1:9\n")
+        call = (
+            "import joycap_vllm.job.run as run; run._LOOK = 3600.0; "
+            "from joycap_vllm.cli import main; main()"
+        )
+        flags = ["caption", tmp_path / "in", "--endpoints", file, "--no-check"]
+        done = subprocess.run(
+            [command()[0], "-c", call, *map(str, flags)],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert "it is looked at again" in done.stderr
