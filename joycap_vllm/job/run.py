@@ -88,6 +88,7 @@ async def run_job(
             await asyncio.gather(ticker, hurry, work, return_exceptions=True)
             job.close()
             job.tell(say)
+            progress.hedged = captioner.fleet.hedged
             watch(progress)
         if not work.cancelled():
             work.result()
@@ -165,6 +166,8 @@ class _Run:
         self.progress.in_flight = fleet.in_flight
         self.progress.capacity = fleet.capacity
         self.progress.queue = fleet.queue
+        self.progress.limit = fleet.bottleneck
+        self.progress.hedged = fleet.hedged
         self.progress.waiting_for = fleet.state or ("" if self._active else "the next images")
 
     async def feed(self, stop: Stop) -> None:

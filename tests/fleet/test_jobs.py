@@ -110,3 +110,24 @@ def test_what_the_fleet_tells_at_a_jobs_very_end_is_told_too(tmp_path: Path) -> 
 
     assert done.returncode == 0, done.stderr
     assert "it is looked at again" in done.stderr
+
+
+def test_requests_that_were_sent_twice_are_told_of_and_not_counted_twice(tmp_path: Path) -> None:
+    pictures = make_pictures(tmp_path, 12)
+    stalled: set[str] = set()
+
+    def stalls_once(asked: Asked) -> Reaction:
+        if asked.color == (11, 77, 50) and not stalled:
+            stalled.add(asked.image)
+            return Reaction(hang=True)
+        return truthful(asked)
+
+    with serving(stalls_once) as one, serving(stalls_once) as two:
+        urls = ["--base-url", one.url, "--base-url", two.url]
+        done = joycap("caption", tmp_path, *urls, "--json")
+        requests = len(jobs_requests(one)) + len(jobs_requests(two))
+        status = json.loads(joycap("status", tmp_path, "--json").stdout)
+
+    assert len(pictures) == json.loads(done.stdout)["requests"] == requests - 1
+    assert "12 requests, 1 of them late and sent twice" in done.stderr
+    assert status["writers"][0]["figures"]["hedged"] == 1
