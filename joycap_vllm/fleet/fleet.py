@@ -19,6 +19,7 @@ from joycap_vllm.fleet.sending import Sending
 from joycap_vllm.fleet.station import MakeBody, Reply, Station, time
 
 _T = TypeVar("_T")
+_USED = 0.8  # of a given concurrency that is in flight where it is the limit
 _REWEIGH = 10.0  # seconds between two looks at how fast the endpoints are
 
 
@@ -114,7 +115,11 @@ class Fleet:
 
     @property
     def bottleneck(self) -> Wait:
-        """What the fleet's requests wait for by now: engine, front end or client."""
+        """What the fleet's requests wait for by now: engine, front end or client; empty where
+        that is not known, and once nothing new comes."""
+        total = self.options.concurrency
+        if self._adviser is None or (total and self.in_flight >= _USED * total):
+            return ""
         members = self._dispatch.members.values()
         return bottleneck((m.limit.wait, m.limit.value) for m in members if not m.down_why)
 

@@ -143,6 +143,23 @@ async def test_nothing_is_sent_twice_while_anything_waits() -> None:
     assert fleet.hedged == 0
 
 
+async def test_a_given_concurrency_that_is_used_is_not_the_clients_limit() -> None:
+    with serving(lambda _: say("a caption", delay=0.02)) as one, serving() as two:
+        two.script = one.script
+        fleet = Fleet([Endpoint(one.url), Endpoint(two.url)], FleetOptions(concurrency=8))
+        async with fleet:
+            asked = [asyncio.create_task(fleet.ask(str(n), make_body)) for n in range(200)]
+            await asyncio.gather(*asked[:100])
+            assert fleet.in_flight == 8
+            told = [fleet.bottleneck]
+            await asyncio.gather(*asked)
+            told.append(fleet.bottleneck)
+            fleet.no_more()
+            told.append(fleet.bottleneck)
+
+    assert told == ["", "client", ""], "while all is used, while nobody asks, and once nobody will"
+
+
 def test_the_advice_is_given_once_when_something_but_the_engine_was_the_limit_for_long() -> None:
     adviser = Adviser()
     looks = [(0, "client"), (20, "client"), (25, ""), (26, "client"), (55, "client")]
