@@ -1,5 +1,6 @@
 """The endpoints of a job: what they are, how much each can take, where a request goes."""
 
+from joycap_vllm.fleet.advice import ADVICE
 from joycap_vllm.fleet.answer import Answer, Usage, read_answer
 from joycap_vllm.fleet.body import Body, request_body
 from joycap_vllm.fleet.discovery import Listing, listing_of
@@ -12,6 +13,7 @@ from joycap_vllm.fleet.roll import Entry, Roll, usable
 from joycap_vllm.fleet.station import Reply
 
 __all__ = [
+    "ADVICE",
     "CONNECTIONS",
     "Abilities",
     "Answer",

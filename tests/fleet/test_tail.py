@@ -164,11 +164,11 @@ def test_the_advice_is_given_once_when_something_but_the_engine_was_the_limit_fo
     adviser = Adviser()
     looks = [(0, "client"), (20, "client"), (25, ""), (26, "client"), (55, "client")]
     assert [adviser.look(float(at), wait) for at, wait in looks] == [""] * 5
-    assert adviser.look(56.0, "client") == ADVICE["client"]
+    assert adviser.look(56.0, "client").endswith(ADVICE["client"])
     assert adviser.look(99.0, "client") == ""
     assert adviser.look(100.0, "engine") == adviser.look(200.0, "engine") == ""
     assert adviser.look(201.0, "front end") == ""
-    assert adviser.look(231.0, "front end") == ADVICE["front end"]
+    assert adviser.look(231.0, "front end").endswith(ADVICE["front end"])
 
 
 def test_the_bottleneck_is_that_of_most_of_the_fleet() -> None:
