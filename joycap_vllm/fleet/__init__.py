@@ -9,7 +9,7 @@ from joycap_vllm.fleet.endpoint import CONNECTIONS, Abilities, Endpoint, normal_
 from joycap_vllm.fleet.fleet import Fleet, FleetOptions
 from joycap_vllm.fleet.limits import Change, Limit, LimitOptions
 from joycap_vllm.fleet.proof import Proof, prove, prove_endpoint, require
-from joycap_vllm.fleet.roll import Entry, Roll, usable
+from joycap_vllm.fleet.roll import Entry, Roll, notes_on, usable
 from joycap_vllm.fleet.station import Reply
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "listing_of",
     "measure",
     "normal_url",
+    "notes_on",
     "prove",
     "prove_endpoint",
     "read_answer",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from joycap_vllm.captioner import Captioner, CaptionerOptions
 from joycap_vllm.errors import NoEndpointError, UsageError
-from joycap_vllm.fleet import Endpoint, Entry, Fleet, Roll, listing_of, usable
+from joycap_vllm.fleet import Endpoint, Entry, Fleet, Roll, listing_of, notes_on, usable
 from joycap_vllm.fleet.discovery import Listing
 
 from .test_fleet import make_body
@@ -145,6 +145,24 @@ async def test_endpoints_of_a_listing_add_to_those_that_are_given(tmp_path: Path
     assert urls == {one.url, two.url}
 
 
+async def test_a_given_server_that_starts_late_joins_once_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("joycap_vllm.fleet.roll._AGAIN", 0.0)
+    late = FaultServer()
+    url, port = late.url, late.port
+    late.close()
+    with serving() as one:
+        async with Captioner(one.url, url) as joy:
+            assert ["is left out" in line for line in joy.notices] == [True]
+            again = FaultServer(port=port)
+            await until(joy.fleet, one, again)
+            news = list(joy.fleet.news)
+        again.close()
+
+    assert news == [f"{url} joins"]
+
+
 class Named(Listing):
     """A listing that is told what it names."""
 
@@ -222,14 +240,15 @@ async def test_a_key_that_only_requests_need_leaves_one_endpoint_out_and_not_the
             following.cancel()
 
     assert [endpoint.url for endpoint in endpoints] == [good.url]
-    assert ["API key" in line for line in (*left_out, *fleet.news)] == [True, True]
+    assert ["API key" in why for why in (left_out[0].why, *fleet.news)] == [True, True]
     assert bad.requests == 2
 
 
 async def test_a_good_endpoint_is_found_among_thousands_that_are_not_there() -> None:
     dead = [f"http://127.0.{n // 250}.{n % 250 + 1}:9/v1" for n in range(2000)]
     with serving() as good:
-        endpoints, told = await usable([*dead, good.url], Entry())
+        endpoints, left_out = await usable([*dead, good.url], Entry())
+        told = notes_on(endpoints, left_out)
         await endpoints[0].close()
 
     assert [endpoint.url for endpoint in endpoints] == [good.url]
@@ -238,9 +257,9 @@ async def test_a_good_endpoint_is_found_among_thousands_that_are_not_there() -> 
 
 async def test_who_serves_another_model_is_told_of() -> None:
     with serving() as one, serving(model="other") as two, serving() as three:
-        endpoints, told = await usable([one.url, two.url], Entry())
-        assert told == ["the endpoints serve different models (fault, other); --model NAME asks "
-                        "for one"]  # fmt: skip
+        endpoints, left_out = await usable([one.url, two.url], Entry())
+        (told,) = notes_on(endpoints, left_out)
+        assert "different models (fault, other)" in told
         async with Fleet(endpoints[:1]) as fleet:
             listing = Named(one.url, three.url)
             following = asyncio.create_task(Roll(fleet, listing, Entry(), look=0.02).follow())
