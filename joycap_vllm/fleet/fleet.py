@@ -155,7 +155,7 @@ class Fleet:
             self._dispatch,
             deadline=self.options.deadline,
             follows=fixed is None,
-            turned=self._note_up,
+            turned=self._note_turn,
         )
         self._note_up()
 
@@ -276,6 +276,11 @@ class Fleet:
             task = asyncio.create_task(self._stations.pop(member).close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+    def _note_turn(self, member: Member) -> None:
+        why = member.down_why
+        self.news.append(f"{member.name} is {f'down: {why}' if why else 'up again'}")
+        self._note_up()
 
     def _note_up(self) -> None:
         """Notes whether any endpoint is well; if none is, those that wait count their patience."""

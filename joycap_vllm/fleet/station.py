@@ -54,7 +54,7 @@ class Station:
         dispatch: Where that is.
         deadline: Seconds for a request.
         follows: Whether its limit follows its metrics.
-        turned: Called when it goes down, and when it is up again.
+        turned: Called with its place when it goes down, and when it is up again.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Station:
         *,
         deadline: float,
         follows: bool,
-        turned: Callable[[], None],
+        turned: Callable[[Member], None],
     ) -> None:
         self.endpoint = endpoint
         self.member = member
@@ -121,7 +121,7 @@ class Station:
         self._failures = 0
         if not self.member.down_why and not self.member.leaving:
             self._dispatch.down(self.member, why, time())
-            self._turned()
+            self._turned(self.member)
             self._keep(self._revive())
 
     async def test(self) -> None:
@@ -161,7 +161,7 @@ class Station:
             pause = min(pause * 2, _PROBE[1])
         await asyncio.sleep(_PROBE[0])
         self._dispatch.up(self.member, time())
-        self._turned()
+        self._turned(self.member)
 
     async def _follow_load(self) -> None:
         while True:

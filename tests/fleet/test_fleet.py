@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -192,3 +193,26 @@ async def test_a_server_that_never_answers_the_test_picture_is_waited_for_once(
     assert not proof.ok
     assert "no answer within" in proof.why
     assert server.requests == 1
+
+
+async def test_an_endpoint_that_dies_and_comes_back_is_told_of_though_the_others_go_on() -> None:
+    dying = FaultServer()
+    port = dying.port
+    with serving() as other:
+        async with Fleet([Endpoint(dying.url), Endpoint(other.url)]) as fleet:
+            dying.close()
+            for number in range(20):
+                with contextlib.suppress(TransportError):
+                    await fleet.ask(str(number), make_body)
+            told = list(fleet.news)
+            fleet.news.clear()
+            back = FaultServer(port=port)
+            async with asyncio.timeout(10):
+                while not fleet.news:
+                    await asyncio.sleep(0.01)
+            again = list(fleet.news)
+        back.close()
+
+    assert [line.split(": ")[0] for line in told] == [f"{dying.url} is down"]
+    assert "cannot connect" in told[0]
+    assert again == [f"{dying.url} is up again"]
