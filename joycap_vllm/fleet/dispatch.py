@@ -15,7 +15,7 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable
-from math import ceil
+from math import ceil, inf
 
 from joycap_vllm.fleet.limits import Limit
 from joycap_vllm.fleet.places import Member, Seat, Ticket
@@ -98,7 +98,7 @@ class Dispatch:
             rates = {name: m.limit.rate for name, m in members.items() if not m.down_why}
             old = self.routing.weights
             self.routing.set_weights({**old, **weights_for(rates, old)})
-            self._share_out()
+        self._share_out()
 
     def seat(self, home: str) -> None:
         """A task of this image begins."""
@@ -159,15 +159,18 @@ class Dispatch:
         ticket.seat.is_warm = True
 
     def _share_out(self) -> None:
-        """Gives each member that is well its part of the total, by its weight: else those that are
-        slow would gather all of it."""
-        if self._total is None:
+        """Gives each member that is well its part of the total, by its weight, where their limits
+        are more than the total: else those that are slow would gather all of it."""
+        total = self._total
+        if total is None:
             return
-        weights = self.routing.weights
         well = [member for member in self.members.values() if not member.down_why]
+        is_short = sum(member.limit.value for member in well) > total
+        weights = self.routing.weights
         whole = sum(weights[member.name] for member in well)
         for member in well:
-            member.part = ceil(_ROOM * self._total * weights[member.name] / whole)
+            part = ceil(_ROOM * total * weights[member.name] / whole)
+            member.part = part if is_short else inf
             self._make_ready(member)
 
     def _offer(self, ticket: Ticket, now: float) -> None:

@@ -131,3 +131,22 @@ def test_requests_that_were_sent_twice_are_told_of_and_not_counted_twice(tmp_pat
     assert len(pictures) == json.loads(done.stdout)["requests"] == requests - 1
     assert "12 requests, 1 of them late and sent twice" in done.stderr
     assert status["writers"][0]["figures"]["hedged"] == 1
+
+
+def test_no_more_is_in_flight_than_files_may_be_open(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 250)
+    call = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200)); "
+        "from joycap_vllm.cli import main; main()"
+    )
+    with serving(lambda asked: say(truthful(asked).text, delay=0.5)) as server:
+        flags = ["caption", tmp_path, "--base-url", server.url, "--concurrency", "240", "--json"]
+        done = subprocess.run(
+            [command()[0], "-c", call, *map(str, flags)],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["ok"] == 250
+    assert "ulimit -n" in done.stderr
+    assert 100 < server.peak < 200

@@ -60,9 +60,9 @@ async def test_a_straggler_at_an_endpoint_that_has_left_is_sent_to_the_one_that_
     with serving(stalling) as one, serving() as two:
         async with Fleet([Endpoint(one.url), Endpoint(two.url)]) as fleet:
             home = await home_of(fleet, one)
-            stalling.stalls = True
+            stalling.stalls, before = True, one.requests
             asked = asyncio.create_task(fleet.ask(home, make_body))
-            while not one.in_hand:
+            while one.requests == before:
                 await asyncio.sleep(0.01)
             fleet.leave(one.url)
             fleet.no_more()
