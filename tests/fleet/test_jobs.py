@@ -149,4 +149,4 @@ def test_no_more_is_in_flight_than_files_may_be_open(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["ok"] == 250
     assert "ulimit -n" in done.stderr
-    assert 100 < server.peak < 200
+    assert server.peak <= 200 * 3 // 4 - 32
