@@ -179,6 +179,8 @@ class Bench:
             if not self._checked:
                 for notice in joy.notices:
                     self.say(notice)
+            for line in joy.fleet.news:
+                self.say(line)
             self._checked = True
             self.model = joy.fleet.members[0].endpoint.abilities.model
             self.wire = joy.pool.wire

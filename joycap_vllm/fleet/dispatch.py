@@ -30,7 +30,8 @@ class Dispatch:
     """Requests to members, within every limit.
 
     Args:
-        total: Most requests in flight over all members; None leaves it to their limits.
+        total: Most requests in flight over all members, shared out by their weights where their
+            limits are more; None leaves it to their limits.
         placed: Told each ticket that had to wait and is taken now.
     """
 
