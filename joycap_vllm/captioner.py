@@ -28,7 +28,7 @@ from joycap_vllm.fleet import (
     usable,
 )
 from joycap_vllm.glitch import Question
-from joycap_vllm.images import ImagePool, Limits, Prepared, Recipe, Wire
+from joycap_vllm.images import ImagePool, Limits, Picture, Prepared, Recipe, Wire
 from joycap_vllm.prompts import Prompt, ask, build_prompt
 from joycap_vllm.task import Attempt, OnAnswer, Outcome, OutcomeKind, Task, seed_of
 
@@ -170,7 +170,7 @@ class Captioner:
 
     async def outcome(
         self,
-        image: Prepared,
+        image: Prepared | Picture,
         prompt: Prompt,
         *,
         key: str,
@@ -180,7 +180,7 @@ class Captioner:
         """The judged outcome of one task, after as many attempts as it takes.
 
         Args:
-            image: The prepared picture.
+            image: The prepared picture; as `Picture` it may be let go once it is sent.
             prompt: What is asked.
             key: The image's key; it decides the home endpoint, the seed and a weighted choice.
             text: The exact text; None fills in the prompt without variables.
@@ -192,8 +192,9 @@ class Captioner:
         text = ask(prompt, key, {}) if text is None else text
         seed = seed_of(key) if prompt.sampling.seed is None else prompt.sampling.seed
         question = Question(prompt, text, seed + earlier)
+        picture = image if isinstance(image, Picture) else Picture(image)
         return await Task(
-            self.fleet, image, key, question, retries=self.options.retries, told=self.on_answer
+            self.fleet, picture, key, question, retries=self.options.retries, told=self.on_answer
         ).run()
 
     def _entry(self) -> Entry:

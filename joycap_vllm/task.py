@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import Literal
 
 from joycap_vllm.errors import (
+    ImageError,
     NoEndpointError,
     RejectedError,
     TransportError,
@@ -27,7 +28,7 @@ from joycap_vllm.glitch import (
     judge,
     next_request,
 )
-from joycap_vllm.images import Prepared
+from joycap_vllm.images import Picture
 
 OutcomeKind = Literal["ok", "glitched", "failed"]
 _BROKEN_MOST = 5  # broken requests of one task, while the test picture is answered, that blame it
@@ -84,7 +85,7 @@ class Task:
 
     Args:
         fleet: Who is asked.
-        image: The prepared picture.
+        image: The picture.
         key: The image's key.
         question: What is asked, and the first seed.
         retries: Attempts beyond the first.
@@ -94,7 +95,7 @@ class Task:
     def __init__(
         self,
         fleet: Fleet,
-        image: Prepared,
+        image: Picture,
         key: str,
         question: Question,
         *,
@@ -128,9 +129,10 @@ class Task:
                 await self._attempt()
             except RejectedError as error:
                 self._note_error(error)
-                if self._tried:  # it took the question once, so a remedy is what it does not take
-                    return self._ended(best_of(self._question, self._tried))
-                return self._failed(f"the server refuses the request: {error}")
+                # It took the question once, so a remedy is what it does not take.
+                return self._without_more(f"the server refuses the request: {error}")
+            except ImageError as error:
+                return self._without_more(str(error))
             except _BlamedError as error:
                 return self._failed(str(error))
         return self._ended(ending)
@@ -182,8 +184,8 @@ class Task:
             model=abilities.model,
             system=asked.system,
             text=asked.text,
-            picture=self._image.data,
-            mime=self._image.mime,
+            picture=self._image,
+            mime=self._image.facts.mime,
             sampling={
                 "temperature": asked.temperature,
                 "max_tokens": asked.max_tokens,
@@ -204,6 +206,12 @@ class Task:
 
     def _note_error(self, error: RejectedError | TransportError) -> None:
         self._note(None, "", error.endpoint, error.milliseconds, str(error))
+
+    def _without_more(self, why: str) -> Outcome:
+        """Ends with the best of the answers there are."""
+        if self._tried:
+            return self._ended(best_of(self._question, self._tried))
+        return self._failed(why)
 
     def _failed(self, why: str) -> Outcome:
         return Outcome("failed", None, why=why, attempts=tuple(self._attempts), usage=self._usage())

@@ -3,7 +3,8 @@
 `scripts/bench client [--pictures N] [--large N] [--requests N] [--repeat N]`:
 `joycap caption` as it is and with
 `--wire original` (originals sent untouched; left out where this version has no such wire), beside
-the loop over the openai client that tutorials show, bare aiohttp with spliced base64, and Pillow
+the loop over the openai client that tutorials show (behind a semaphore of 64 or 256, or all in one
+gather), bare aiohttp with spliced base64, and Pillow
 alone doing the image work on all cores. Each runs in a process of its own, all in turn, repeatedly;
 medians count. The stub answers after 1 s and has 256 slots.
 
@@ -30,6 +31,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image, ImageChops
@@ -37,7 +39,7 @@ from stub_server import StubOptions, stub
 
 SLOTS = 256
 READY = {"jpeg": 60_000, "bmp": 442_422}  # bytes of a prepared picture
-IN_FLIGHT = (64, 512, 2048)
+IN_FLIGHT = (512, 2048)
 PROMPT = "Write a long detailed description for this image."
 DISTINCT = 20
 
@@ -177,8 +179,9 @@ def peer(name: str, folder: Path, url: str, at_once: int, wire: str) -> None:
     """A peer's whole process; prints the seconds that its work took."""
     files, cores = sorted(folder.iterdir()), os.cpu_count() or 1
     began = time.perf_counter()
-    if name == "sdk":
-        asyncio.run(by_sdk(url, files, at_once))
+    if name.startswith("sdk"):
+        bound = name.removeprefix("sdk-")
+        asyncio.run(by_sdk(url, files, len(files) if bound == "all" else int(bound)))
     elif name == "wire":
         asyncio.run(by_wire(url, files, at_once))
     elif name == "threads":
@@ -253,7 +256,12 @@ def rows(title: str, folder: Path, out: Path, repeat: int) -> Iterator[str]:
         url = server.url
         runs: dict[str, Callable[[], Run]] = {
             "joycap caption": lambda: caption(folder, out, url, SLOTS),
-            "(a) openai client, originals": lambda: measure(["sdk", str(folder), url]),
+            **{
+                f"(a) openai client, originals, {bound} at once": partial(
+                    measure, [f"sdk-{bound}", str(folder), url]
+                )
+                for bound in ("64", str(SLOTS), "all")
+            },
             "(b) aiohttp, originals": lambda: measure(["wire", str(folder), url]),
             "(d) Pillow alone, threads": lambda: measure(["threads", str(folder), url]),
             "(d) Pillow alone, processes": lambda: measure(["processes", str(folder), url]),
@@ -278,7 +286,8 @@ def rows(title: str, folder: Path, out: Path, repeat: int) -> Iterator[str]:
     passed = rate.get("joycap caption --wire original")
     if passed is not None:
         yield f"original / (b): {passed / rate['(b) aiohttp, originals']:.2f}"
-        yield f"original / (a): {passed / rate['(a) openai client, originals']:.2f}"
+        for name in (name for name in rate if name.startswith("(a)")):
+            yield f"original / {name}: {passed / rate[name]:.2f}"
     yield ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 import pybase64
@@ -16,10 +16,24 @@ _QUOTED_MARK = f'"{_MARK}"'.encode()
 PIECE = 72 << 10
 
 
+class Held(Protocol):
+    """A picture that may be let go between two requests."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+
+    async def data(self) -> bytes:
+        """The picture itself."""
+
+    def sent(self) -> None:
+        """A request with it has gone out whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class Body:
     """A whole request, of which only the picture's own bytes take memory: its base64 is made piece
-    by piece while it is sent, as often as it is sent. `len` and `bytes` are those of the whole.
+    by piece while it is sent, as often as it is sent. `len` is that of the whole.
 
     Args:
         head: What stands before the base64.
@@ -28,18 +42,30 @@ class Body:
     """
 
     head: bytes
-    picture: bytes
+    picture: bytes | Held
     tail: bytes
 
     def __len__(self) -> int:
-        return len(self.head) + (len(self.picture) + 2) // 3 * 4 + len(self.tail)
+        picture = self.picture
+        size = len(picture) if isinstance(picture, bytes) else picture.size
+        return len(self.head) + (size + 2) // 3 * 4 + len(self.tail)
 
-    def __bytes__(self) -> bytes:
-        return b"".join((self.head, pybase64.b64encode(self.picture), self.tail))
+    async def data(self) -> bytes:
+        """The picture.
 
-    def pieces(self) -> Iterator[bytes]:
-        """The whole in order; in one piece where the picture is no more than that."""
-        view, last = memoryview(self.picture), max(len(self.picture) - 1, 0) // PIECE
+        Raises:
+            ImageError: It was let go, and cannot be had again.
+        """
+        return self.picture if isinstance(self.picture, bytes) else await self.picture.data()
+
+    def sent(self) -> None:
+        """Tells the picture that a request with it has gone out whole."""
+        if not isinstance(self.picture, bytes):
+            self.picture.sent()
+
+    def pieces(self, picture: bytes) -> Iterator[bytes]:
+        """The whole in order; in one piece where the picture, its `data`, is no more than that."""
+        view, last = memoryview(picture), max(len(picture) - 1, 0) // PIECE
         for number in range(last + 1):
             piece = pybase64.b64encode(view[number * PIECE : (number + 1) * PIECE])
             head = self.head if number == 0 else b""
@@ -52,7 +78,7 @@ def request_body(
     model: str,
     system: str,
     text: str,
-    picture: bytes,
+    picture: bytes | Held,
     mime: str,
     sampling: Mapping[str, Any],
 ) -> Body:

@@ -90,21 +90,24 @@ def normal_url(url: str) -> str:
 
 
 class _Sent(aiohttp.Payload, httpx2.AsyncByteStream):
-    """A body on its way, begun anew whenever it is sent; as a payload of aiohttp's it is written
-    as it is made, and its length is known."""
+    """A body on its way, for once; as a payload of aiohttp's it is written as it is made, and its
+    length is known."""
 
     _autoclose = True  # there is nothing to close
 
-    def __init__(self, body: Body) -> None:
+    def __init__(self, body: Body, picture: bytes) -> None:
         super().__init__(body, content_type="application/json")
         self._size = len(body)
+        self._picture = picture
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return bytes(self._value).decode(encoding, errors)
+        return b"".join(self._value.pieces(self._picture)).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        for piece in self._value.pieces():
+        for piece in self._value.pieces(self._picture):
             await writer.write(piece)
+        self._picture = b""  # the answer may take minutes
+        self._value.sent()
 
 
 class Endpoint:
@@ -169,10 +172,10 @@ class Endpoint:
             FullError: The server cannot take it now.
             TransportError: No whole answer came.
             NoEndpointError: The server refuses the API key.
+            ImageError: The picture was let go, and cannot be had again.
         """
-        request = httpx2.Request(
-            "POST", self._address, headers=self._client.headers, stream=_Sent(body)
-        )
+        stream = _Sent(body, await body.data())
+        request = httpx2.Request("POST", self._address, headers=self._client.headers, stream=stream)
         try:
             async with asyncio.timeout(deadline):
                 response = await self._client.send(request, auth=_NO_AUTH)

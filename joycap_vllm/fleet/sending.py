@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from joycap_vllm.errors import FullError, NoEndpointError, RequestError, TransportError
+from joycap_vllm.errors import (
+    FullError,
+    ImageError,
+    NoEndpointError,
+    RequestError,
+    TransportError,
+)
 from joycap_vllm.fleet.body import Body
 from joycap_vllm.fleet.dispatch import Dispatch
 from joycap_vllm.fleet.endpoint import Endpoint
@@ -119,7 +125,7 @@ class Sending:
         """Its errors are no one's: the first request is still out, or has told its own."""
         try:
             reply = await station.send(ticket, flight.body_for(station.endpoint))
-        except (RequestError, NoEndpointError):
+        except (RequestError, NoEndpointError, ImageError):
             return None
         if flight in self._out:
             flight.cut.reschedule(time())

@@ -7,6 +7,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 from joycap_vllm.errors import (
@@ -32,6 +33,8 @@ _FAILURES = 5  # broken requests in a row after which a server has to show that 
 _PAUSE_WHEN_FULL = 1.0  # seconds without new requests where the server names none
 _PAUSE_BOUNDS = (0.25, 60.0)  # whatever it names
 _RECENT = 256  # answers whose durations are remembered
+
+time = monotonic  # the clock of asyncio's loops, without asking for the loop first
 
 MakeBody = Callable[[Endpoint], Body]
 
@@ -183,8 +186,3 @@ class Station:
         task = asyncio.create_task(work)
         self._keepers.add(task)
         task.add_done_callback(self._keepers.discard)
-
-
-def time() -> float:
-    """Now, by the event loop's clock."""
-    return asyncio.get_running_loop().time()

@@ -1,5 +1,6 @@
 """From the bytes of any picture to the bytes that the model is sent."""
 
+from joycap_vllm.images.picture import Picture
 from joycap_vllm.images.pixels import to_rgb
 from joycap_vllm.images.pool import ImagePool
 from joycap_vllm.images.recipe import Limits, Prepared, Recipe, prepare, recipe_name
@@ -9,6 +10,7 @@ from joycap_vllm.images.wires import Wire
 __all__ = [
     "ImagePool",
     "Limits",
+    "Picture",
     "Prepared",
     "Recipe",
     "Wire",

@@ -213,7 +213,7 @@ def _request(
         },
     )
     head = {"custom_id": custom_id, "method": "POST", "url": URL}
-    return orjson.dumps(head)[:-1] + b',"body":' + bytes(body) + b"}\n"
+    return orjson.dumps(head)[:-1] + b',"body":' + b"".join((*body.pieces(image.data), b"}\n"))
 
 
 def _question(planned: PlannedImage, prompt: Prompt) -> Question:

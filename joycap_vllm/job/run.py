@@ -7,12 +7,12 @@ import contextlib
 import gc
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 from joycap_vllm.captioner import Attempt, Captioner, Outcome
 from joycap_vllm.errors import ImageError, JoycapError, NoEndpointError
-from joycap_vllm.images import Prepared
+from joycap_vllm.images import Picture, Prepared
 from joycap_vllm.job.agenda import Agenda
 from joycap_vllm.job.filling import values_for
 from joycap_vllm.job.journal import Journal, make_line
@@ -223,7 +223,7 @@ class _Run:
         done = dict(planned.done)
         outcomes: dict[str, Outcome] = {}
         if planned.todo:
-            image = await self._prepared(planned)
+            image = await self._picture(planned)
             planned = planned.without_bytes()
             outcomes = await self._ask(planned, image, done)
         self.progress.add_earlier("ok", planned.skipped, images=0 if outcomes else 1)
@@ -236,21 +236,27 @@ class _Run:
             self.progress.add_image()
         await self._write(planned, done, outcomes)
 
-    async def _prepared(self, planned: PlannedImage) -> Prepared | str:
+    async def _picture(self, planned: PlannedImage) -> Picture | str:
         """The picture, or why there is none."""
-        most = self._captioner.options.limits.file_bytes
+        image, options = planned.image, self._captioner.options
+
+        def prepare() -> Awaitable[Prepared]:
+            return self._captioner.pool.prepare(lambda: image.read(options.limits.file_bytes))
+
         try:
-            return await self._captioner.pool.prepare(lambda: planned.image.read(most))
+            prepared = await prepare()
         except ImageError as error:
             return str(error)
+        again = prepare if image.is_at_hand else None
+        return Picture(prepared, sends=len(planned.todo), again=again)
 
     async def _ask(
-        self, planned: PlannedImage, image: Prepared | str, done: dict[str, Record]
+        self, planned: PlannedImage, image: Picture | str, done: dict[str, Record]
     ) -> dict[str, Outcome]:
         todo = list(planned.todo)
         if isinstance(image, str):
             return await self._fail(planned, todo, image, done)
-        todo = [p for p in todo if p.name not in done or done[p.name].sha256 != image.sha256]
+        todo = [p for p in todo if p.name not in done or done[p.name].sha256 != image.facts.sha256]
         if any(prompt.template for prompt in todo):  # whose variables may stand in files
             texts = await asyncio.to_thread(self._texts, planned, todo)
         else:
@@ -268,7 +274,7 @@ class _Run:
         return {name: task.result() for name, task in asked.items()}
 
     async def _task(
-        self, planned: PlannedImage, image: Prepared, prompt: Prompt, text: str
+        self, planned: PlannedImage, image: Picture, prompt: Prompt, text: str
     ) -> Outcome:
         key, earlier = planned.image.key, planned.earlier.get(prompt.name, 0)
         outcome = await self._captioner.outcome(image, prompt, key=key, text=text, earlier=earlier)
@@ -310,7 +316,7 @@ class _Run:
         planned: PlannedImage,
         prompt: Prompt,
         outcome: Outcome,
-        image: Prepared | None,
+        image: Picture | None,
         text: str | None,
     ) -> None:
         varies = prompt.template or bool(prompt.choices)
@@ -320,7 +326,7 @@ class _Run:
                 prompt=prompt.name,
                 fingerprint=self._fingerprints[prompt.name],
                 outcome=outcome,
-                image=image,
+                image=None if image is None else image.facts,
                 asked=text if varies else None,
                 stem=planned.stem,
                 now=time.time(),

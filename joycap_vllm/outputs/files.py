@@ -17,17 +17,22 @@ from joycap_vllm.errors import OutputError
 _BUFFER = 1 << 20  # bytes
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, make_folders: bool = False) -> None:
     """Writes a whole file or nothing: a temporary name in the same folder, sync, rename.
 
     A symbolic link stays one; what it points to is written. A file that was there before keeps its
     mode, and its owner where that is allowed. What a killed process left of an earlier try is used
     up, since it has the same temporary name.
 
+    Args:
+        path: The file.
+        data: What it will hold.
+        make_folders: Whether folders that are missing are made.
+
     Raises:
         OutputError: The disk is full, or the folder cannot be written.
     """
-    with _replacing(path) as descriptor:
+    with _replacing(path, make_folders=make_folders) as descriptor:
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
@@ -63,13 +68,16 @@ def _replacing(path: Path, *, make_folders: bool = False) -> Iterator[int]:
             old = _status(path)
         if old is not None and not stat.S_ISREG(old.st_mode):
             raise OutputError(f"{path} cannot be written: it is there, and no regular file")
-        if make_folders:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = _temporary(path)
+        try:
+            descriptor, temporary = _temporary(path)
+        except FileNotFoundError:
+            if not make_folders:
+                raise
+            _make(path.parent)
+            descriptor, temporary = _temporary(path)
         try:
             if old is not None:
                 _take_after(old, descriptor)
-            os.ftruncate(descriptor, 0)
             yield descriptor
             os.fdatasync(descriptor)
             os.replace(temporary, path)  # noqa: PTH105
@@ -82,6 +90,15 @@ def _replacing(path: Path, *, make_folders: bool = False) -> Iterator[int]:
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written: {error.strerror or error}", error.errno
+        ) from error
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be made: {error.strerror or error}", error.errno
         ) from error
 
 
@@ -124,7 +141,11 @@ def _is_ours(descriptor: int, name: str) -> bool:
         named = os.path.samestat(status, os.stat(name))  # noqa: PTH116
     except FileNotFoundError:  # it was another writer's, who has just renamed it
         return False
-    return named and status.st_nlink == 1 and status.st_uid == os.geteuid()
+    if not named or status.st_nlink != 1 or status.st_uid != os.geteuid():
+        return False
+    if status.st_size:  # what a killed process left
+        os.ftruncate(descriptor, 0)
+    return True
 
 
 def _take_after(old: os.stat_result, descriptor: int) -> None:

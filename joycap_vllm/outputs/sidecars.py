@@ -227,13 +227,7 @@ class Sidecars:
         text = "\n".join(lines)
         if text == old:
             return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"{path.parent} cannot be made: {error.strerror}", error.errno
-            ) from error
-        write_atomically(path, text.encode("utf-8", "replace"))
+        write_atomically(path, text.encode("utf-8", "replace"), make_folders=True)
 
     def _joined(self, path: Path, was: str, prompt: str, line: str, replaced: str | None) -> str:
         first, tags = self.options.existing == "prepend", prompt in self.options.tag_prompts

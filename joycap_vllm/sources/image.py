@@ -16,6 +16,7 @@ import pybase64
 from joycap_vllm.errors import ImageError
 
 MOST_BYTES = 1 << 30
+_PART = 1 << 20  # bytes that are read at once of a file whose size is not known
 NO_COLUMNS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -68,6 +69,11 @@ class SourceImage(NamedTuple):
         if type(place) is BytesPlace:
             return len(place.data)
         return len(place.text) if type(place) is Base64Place else 0
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether it can be read again for little: it is a file of this machine, or part of one."""
+        return isinstance(self.place, FilePlace | SlicePlace)
 
     def without_bytes(self) -> SourceImage:
         """The same, without what is `held`; it can be read no more."""
@@ -136,8 +142,7 @@ class FilePlace(NamedTuple):
             refuse_long(status.st_size, most)
             if not status.st_size:
                 return b""  # what the kernel tells under such names may have no end
-            with open(self.name, "rb") as file:  # noqa: PTH123 - asked for millions of files
-                data = file.read(most + 1)
+            data = _read_file(self.name, status.st_size, most)
         except OSError as error:
             raise ImageError(f"the file cannot be read: {error.strerror or error}") from error
         except ValueError as error:  # a NUL in a name that a row gave
@@ -257,6 +262,22 @@ class NoPlace(NamedTuple):
             ImageError: Always.
         """
         raise ImageError(self.why)
+
+
+def _read_file(name: str, size: int, most: int) -> bytes:
+    """A file's bytes, up to one more than `most`; each call into the kernel costs this thread its
+    turn, so there are no more than it takes."""
+    descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(descriptor, size + 1)
+        if len(data) == size:
+            return data
+        parts = [data]  # it has grown or shrunk since, or comes in pieces
+        while parts[-1] and (left := most + 1 - sum(map(len, parts))) > 0:
+            parts.append(os.read(descriptor, min(left, _PART)))
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
 
 
 def refuse_long(size: int, most: int) -> None:

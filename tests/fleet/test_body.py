@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from joycap_vllm.errors import TransportError
 from joycap_vllm.fleet import Body, Endpoint, request_body
 from joycap_vllm.fleet.body import PIECE
+from joycap_vllm.images import Picture, Prepared
 
 ANSWER = json.dumps(
     {"choices": [{"message": {"content": "A dog."}, "finish_reason": "stop"}]}
 ).encode()
 
 
-def body_with(picture: bytes) -> Body:
+def body_with(picture: bytes | Picture) -> Body:
     return request_body(
         model="m",
         system="Be helpful.",
@@ -134,9 +135,10 @@ def test_the_pieces_make_the_json_that_an_encoder_would_make(picture: bytes) -> 
     }
     messages = [{"role": "system", "content": "Be helpful."}, user]
 
-    assert b"".join(body.pieces()) == bytes(body)
-    assert len(bytes(body)) == len(body)
-    assert json.loads(bytes(body)) == {"model": "m", "messages": messages, "stream": False}
+    whole = b"".join(body.pieces(picture))
+
+    assert len(whole) == len(body)
+    assert json.loads(whole) == {"model": "m", "messages": messages, "stream": False}
 
 
 @pytest.mark.parametrize("size", [1, PIECE, PIECE + 1, 442_422])
@@ -146,7 +148,7 @@ async def test_a_request_tells_its_exact_length_and_is_not_sent_in_chunks(size: 
         answer = await endpoint.send(body, 20)
 
     assert answer.text == "A dog."
-    assert served.bodies == [bytes(body)]
+    assert served.bodies == [b"".join(body.pieces(bytes(size)))]
     head = served.heads[0].lower()
     assert f"content-length: {len(body)}\r\n" in head
     assert "content-type: application/json\r\n" in head
@@ -154,13 +156,13 @@ async def test_a_request_tells_its_exact_length_and_is_not_sent_in_chunks(size: 
 
 
 async def test_after_a_broken_connection_the_whole_request_is_sent_again() -> None:
-    body = body_with(bytes(3 * PIECE))
+    body = body_with(picture := bytes(3 * PIECE))
     async with door(breaks=1) as served, endpoint_of(served.url) as endpoint:
         with pytest.raises(TransportError, match="broke"):
             await endpoint.send(body, 20)
         await endpoint.send(body, 20)
 
-    assert served.bodies == [bytes(body), bytes(body)]
+    assert served.bodies == [b"".join(body.pieces(picture))] * 2
 
 
 async def test_at_the_deadline_the_server_sees_the_connection_close() -> None:
@@ -189,3 +191,27 @@ async def test_requests_in_flight_hold_nothing_but_their_pictures() -> None:
         await asyncio.gather(*requests)
 
     assert held < count * len(body_with(picture)) / 3
+
+
+async def test_a_picture_that_can_be_had_again_takes_no_memory_while_answers_are_awaited() -> None:
+    size, count = 300_000, 30
+
+    async def make() -> Prepared:
+        return Prepared(bytes(size), "image/bmp", 1, 1, 1, "ab" * 32)
+
+    async with door(keep=False, opened=False) as served, endpoint_of(served.url) as endpoint:
+        tracemalloc.start()
+        try:
+            requests = [
+                asyncio.create_task(endpoint.send(body_with(Picture(await make(), again=make)), 30))
+                for _ in range(count)
+            ]
+            for _ in range(count):
+                await served.read.acquire()
+            held = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        served.answer.set()
+        await asyncio.gather(*requests)
+
+    assert held < count * size / 3

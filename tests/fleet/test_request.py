@@ -54,7 +54,7 @@ def test_the_spliced_body_is_the_json_that_an_encoder_would_make(text: str, syst
     messages = [{"role": "system", "content": system}, user] if system else [user]
     expected = {"model": "m", "messages": messages, "stream": False, "seed": 1}
 
-    assert json.loads(bytes(body(text, system))) == expected
+    assert json.loads(b"".join(body(text, system).pieces(the_picture()))) == expected
 
 
 async def test_an_answer_comes_with_its_finish_reason_and_tokens(server: FaultServer) -> None:

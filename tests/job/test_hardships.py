@@ -306,3 +306,27 @@ def test_a_dry_run_leaves_nothing_behind(tmp_path: Path, server: FaultServer) ->
     joycap("caption", tmp_path, "--base-url", server.url, "--dry-run")
 
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("change", ["replaced", "deleted"])
+def test_a_picture_that_changes_between_two_requests_is_not_asked_about_as_another(
+    tmp_path: Path, change: str
+) -> None:
+    (path,) = make_pictures(tmp_path, 1)
+
+    def script(asked: Asked) -> Reaction:
+        if asked.color != color_of(0):
+            return truthful(asked)
+        path.unlink()
+        if change == "replaced":
+            Image.new("RGB", (40, 30), (9, 8, 7)).save(path)
+        return Reaction(reset=True)
+
+    with serving(script) as server:
+        summary = caption(tmp_path, server, "--wire", "bmp", "--no-check", code=1)
+
+    assert summary["failed"] == 1
+    assert [asked.color for asked in server.asked] == [color_of(0)]
+    (record,) = records(tmp_path)
+    assert ("changed" if change == "replaced" else "cannot be read") in record["why"]
+    assert not sidecar(path).exists()

@@ -203,3 +203,21 @@ def test_an_image_gives_up_its_bytes_and_keeps_its_name(tmp_path: Path) -> None:
     assert (held.held, held.without_bytes().held) == (3, 0)
     assert held.without_bytes()[::2] == ("a", {"n": 1})
     assert filed.without_bytes() is filed
+
+
+@pytest.mark.parametrize("told", [1, 999, 1000, 1001, 5000])
+def test_a_file_that_grows_or_shrinks_after_it_was_looked_at_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: int
+) -> None:
+    path, look = tmp_path / "a.png", os.stat
+    path.write_bytes(bytes(range(250)) * 4)
+
+    def earlier(name: str) -> os.stat_result:
+        return os.stat_result((*look(name)[:6], told, *look(name)[7:]))
+
+    monkeypatch.setattr(os, "stat", earlier)
+
+    assert FilePlace(str(path)).read(10_000) == bytes(range(250)) * 4
+    if told < 1000:
+        with pytest.raises(ImageError, match="over the limit"):
+            FilePlace(str(path)).read(999)
