@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections import deque
-from collections.abc import Callable
-from math import ceil, inf
+from collections.abc import Callable, Mapping
 
 from joycap_vllm.fleet.limits import Limit
 from joycap_vllm.fleet.places import Member, Seat, Ticket
 from joycap_vllm.fleet.routing import Routing, slot_of, weights_for
 
 MOST_TOGETHER = 64  # tasks of one image that are kept together; far more are one key used for all
-_ROOM = 1.25  # parts of a total, all together, so that it is used although some are not
 _BUSY = 0.8  # share of all limits that is in use before rates say how fast endpoints are
+_ROOM = 1.25  # a member's part of a total over its share of all weights: images keep their homes
 
 
 class Dispatch:
@@ -52,8 +52,7 @@ class Dispatch:
     def join(self, name: str, limit: Limit, now: float) -> Member:
         """A new member, which takes work at once."""
         member = self.members[name] = Member(name, limit)
-        self.routing.set_weights({**self.routing.weights, name: 1.0})
-        self._share_out()
+        self._weigh({**self.routing.weights, name: 1.0})
         self.wake(member, now)
         return member
 
@@ -63,8 +62,7 @@ class Dispatch:
         if self.members.get(member.name) is member:
             del self.members[member.name]
             weights = self.routing.weights
-            self.routing.set_weights({n: w for n, w in weights.items() if n != member.name})
-        self._share_out()
+            self._weigh({n: w for n, w in weights.items() if n != member.name})
         self._clear(member, now)
 
     def down(self, member: Member, why: str, now: float) -> None:
@@ -94,12 +92,29 @@ class Dispatch:
     def reweigh(self) -> None:
         """Lets the weights follow the members' rates, if all are busy enough to tell."""
         members = self.members
-        room = sum(member.limit.value for member in members.values())
-        if self.in_flight >= _BUSY * min(room, self._total or room):
+        all_limits = sum(member.limit.value for member in members.values())
+        weights = self.routing.weights
+        if self.in_flight >= _BUSY * min(all_limits, self._total or all_limits):
             rates = {name: m.limit.rate for name, m in members.items() if not m.down_why}
-            old = self.routing.weights
-            self.routing.set_weights({**old, **weights_for(rates, old)})
+            weights = {**weights, **weights_for(rates, weights)}
+        self._weigh(weights)
+
+    def _weigh(self, weights: Mapping[str, float]) -> None:
+        self.routing.set_weights(weights)
         self._share_out()
+
+    def _share_out(self) -> None:
+        """Gives each member a part of the total, so that what is in flight does not gather at slow
+        ones, where room would be all that it is given for; none where the limits are no more."""
+        if self._total is None:
+            return
+        weights = {m: self.routing.weights[m.name] for m in self.members.values() if not m.down_why}
+        whole = sum(weights.values())
+        is_short = sum(member.limit.value for member in weights) > self._total
+        for member, weight in weights.items():
+            part = math.ceil(_ROOM * self._total * weight / whole)
+            member.most = part if is_short else math.inf
+            self._make_ready(member)
 
     def seat(self, home: str) -> None:
         """A task of this image begins."""
@@ -158,21 +173,6 @@ class Dispatch:
     def answered(self, ticket: Ticket) -> None:
         """Its image is in the member's caches from now on."""
         ticket.seat.is_warm = True
-
-    def _share_out(self) -> None:
-        """Gives each member that is well its part of the total, by its weight, where their limits
-        are more than the total: else those that are slow would gather all of it."""
-        total = self._total
-        if total is None:
-            return
-        well = [member for member in self.members.values() if not member.down_why]
-        is_short = sum(member.limit.value for member in well) > total
-        weights = self.routing.weights
-        whole = sum(weights[member.name] for member in well)
-        for member in well:
-            part = ceil(_ROOM * total * weights[member.name] / whole)
-            member.part = part if is_short else inf
-            self._make_ready(member)
 
     def _offer(self, ticket: Ticket, now: float) -> None:
         seat = ticket.seat

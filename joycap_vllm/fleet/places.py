@@ -17,11 +17,11 @@ class Member:
 
     name: str
     limit: Limit
+    most: float = math.inf  # its part of a total over all members
     in_flight: int = 0
     rests_until: float = 0.0
     down_why: str = ""
     leaving: bool = False
-    part: float = math.inf  # requests that it may have of those of a whole fleet
     is_ready: bool = False  # stands in the line of those to be given work
     own: tuple[deque[Seat], deque[Seat]] = field(default_factory=lambda: (deque(), deque()))
     homes: deque[Seat] = field(default_factory=deque)
@@ -29,21 +29,17 @@ class Member:
     def has_room(self, now: float) -> bool:
         """Whether it takes one more request at this moment."""
         return (
-            self.in_flight < self.most
+            self.in_flight < self.limit.value
+            and self.in_flight < self.most
             and self.rests_until <= now
             and not self.down_why
             and not self.leaving
         )
 
     @property
-    def most(self) -> float:
-        """Requests that it may have in flight."""
-        return min(self.limit.value, self.part)
-
-    @property
     def share(self) -> float:
         """How full it is, from 0."""
-        return self.in_flight / self.most
+        return self.in_flight / self.limit.value
 
     def is_worth_waiting_for(self, now: float) -> bool:
         """Whether images that sit here stay."""

@@ -75,7 +75,7 @@ def test_a_slow_endpoint_does_not_gather_the_whole_of_a_given_concurrency() -> N
 
     quick.limit.rate, slow.limit.rate = 150.0, 10.0
     desk.dispatch.reweigh()
-    assert (quick.part, slow.part) == (24, 2), "as fast as they are"
+    assert (quick.most, slow.most) == (24, 2), "as fast as they are"
 
 
 def test_a_given_concurrency_is_all_for_those_that_are_well() -> None:
@@ -86,9 +86,9 @@ def test_a_given_concurrency_is_all_for_those_that_are_well() -> None:
         desk.ask(f"picture {number}")
     assert one.in_flight == 20
     desk.dispatch.up(two, 0.0)
-    assert two.part == 13
+    assert two.most == 13
     desk.dispatch.leave(two, 0.0)
-    assert one.part >= 20
+    assert one.most >= 20
 
 
 def test_an_image_goes_to_its_home_and_escapes_where_there_is_room_if_that_is_full() -> None:
