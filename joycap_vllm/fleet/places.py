@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ class Member:
 
     name: str
     limit: Limit
+    most: float = math.inf  # its part of a total over all members
     in_flight: int = 0
     rests_until: float = 0.0
     down_why: str = ""
@@ -30,6 +32,7 @@ class Member:
         """Whether it takes one more request at this moment."""
         return (
             self.in_flight < self.limit.value
+            and self.in_flight < self.most
             and self.rests_until <= now
             and not self.down_why
             and not self.leaving

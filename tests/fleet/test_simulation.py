@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import statistics
 from collections import Counter
 from collections.abc import Callable
@@ -10,6 +12,7 @@ import pytest
 
 from fleet.crowd import Crowd, CrowdOptions
 from fleet.simulation import (
+    Clock,
     Model,
     Server,
     Simulation,
@@ -18,7 +21,9 @@ from fleet.simulation import (
     longest_wait,
     waiting,
 )
-from joycap_vllm.fleet import LimitOptions
+from joycap_vllm.fleet import Limit, LimitOptions
+from joycap_vllm.fleet.dispatch import Dispatch
+from joycap_vllm.fleet.places import Ticket
 
 SPREADS = {"alike": 0.0, "random": 0.5}  # sigma of the lognormal work of requests
 BOTH = pytest.mark.parametrize("gauges", [True, False], ids=["gauges", "rate only"])
@@ -144,6 +149,40 @@ def test_a_slow_client_is_told_and_the_limit_does_not_climb(gauges: bool) -> Non
 
     assert server.limit.wait == "client"
     assert server.limit.value <= (32 if gauges else 64)
+
+
+def test_a_fixed_total_does_not_gather_at_the_slower_of_two() -> None:
+    clock, taken, numbers = Clock(), list[Ticket](), itertools.count()
+    dispatch = Dispatch(taken.append, total=88)
+
+    def answered(_: Server, ticket: Ticket | None) -> None:
+        if ticket is not None:
+            dispatch.done(ticket, clock.now)
+        while not dispatch.waiting:
+            asked = dispatch.ask(f"image {next(numbers)}", clock.now)
+            taken.extend([asked] * (asked.member is not None))
+        while taken:
+            asked = taken.pop()
+            servers[asked.at.name].send(asked, asked.sent)
+
+    models = {
+        "fast": Model(slots=64, gauges=False),
+        "slow": Model(slots=16, latency=2.0, gauges=False),
+    }
+    limit = LimitOptions(88, 88, 88)
+    servers = {
+        name: Server(clock, model, Limit(limit), random.Random(1), answered)
+        for name, model in models.items()
+    }
+    for name, server in servers.items():
+        dispatch.join(name, server.limit, 0.0)
+    for second in range(10, 60, 10):
+        clock.at(second, dispatch.reweigh)
+    clock.at(0.0, answered, servers["fast"], None)
+    clock.run(60)
+
+    assert busy(servers["fast"], 42) >= 0.95
+    assert busy(servers["slow"], 42) >= 0.95
 
 
 def test_requests_of_others_do_not_starve_it() -> None:
