@@ -91,16 +91,19 @@ class Life:
     def longest_wait(self, since: float) -> float:
         """Seconds for which more than `WAITS` of those in flight waited at a stretch."""
         longest = now = 0.0
-        while since + SAMPLE <= self.sights[-1].at - self.sights[0].at:
-            now = now + SAMPLE if self.waits(since, since + SAMPLE) > WAITS else 0.0
+        began = self.sights[0].at
+        for before, after in itertools.pairwise(self.sights):
+            waited, work = after.waited - before.waited, after.work - before.work
+            much = before.at - began >= since and waited > WAITS * (waited + work)
+            now = now + after.at - before.at if much else 0.0
             longest = max(longest, now)
-            since += SAMPLE
         return longest
 
     def _ends(self, since: float, until: float) -> tuple[Sight, Sight]:
         began = self.sights[0].at
-        span = [s for s in self.sights if since - SAMPLE / 2 <= s.at - began <= until + SAMPLE]
-        return span[0], span[-1]
+        first = min(self.sights, key=lambda sight: abs(sight.at - began - since))
+        last = min(self.sights, key=lambda sight: abs(sight.at - began - min(until, 1e9)))
+        return first, last
 
 
 @dataclass(frozen=True)
