@@ -248,7 +248,7 @@ class Dispatch:
         ticket.member = member
         member.in_flight += 1
         self.in_flight += 1
-        member.limit.on_sent(now, member.in_flight)
+        ticket.sent = member.limit.on_sent(now)
         if ticket.has_waited:
             self._placed(ticket)
 

@@ -7,7 +7,9 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from joycap_vllm.fleet.limits import Limit
+from joycap_vllm.fleet.look import Sent
 
+_NOT_YET = Sent(0.0, -1)
 LONG_REST = 5.0  # seconds of rest that images do not wait for
 
 
@@ -75,6 +77,7 @@ class Ticket:
     member: Member | None = None
     has_waited: bool = False
     at_gate: bool = False
+    sent: Sent = _NOT_YET  # for its member's limit
     waiter: object = None  # the caller's own
 
     @property

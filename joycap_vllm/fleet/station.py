@@ -116,7 +116,7 @@ class Station:
         self._failures, self.last_answer = 0, now
         self.recent.append(now - began)
         self._dispatch.answered(ticket)
-        self.member.limit.on_answer(now, now - began, self.member.in_flight)
+        self.member.limit.on_answer(now, ticket.sent, self.member.in_flight)
         return Reply(self.endpoint.url, answer, (now - began) * 1000)
 
     def take_down(self, why: str) -> None:

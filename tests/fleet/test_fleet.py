@@ -57,6 +57,21 @@ async def test_the_concurrency_holds_over_the_whole_fleet() -> None:
     assert len(server.asked) == 30
 
 
+async def test_a_client_that_does_not_use_its_limit_is_told() -> None:
+    def slow(asked: Asked) -> Reaction:
+        return say("a caption", delay=0.02)
+
+    async def one_after_the_other(fleet: Fleet) -> None:
+        for number in range(12):
+            await fleet.ask(str(number), make_body)
+
+    with serving(slow) as server:
+        async with Fleet([Endpoint(server.url)]) as fleet:
+            await asyncio.gather(*(one_after_the_other(fleet) for _ in range(3)))
+
+            assert (fleet.capacity, fleet.bottleneck) == (4, "client")
+
+
 async def test_a_full_server_is_waited_for_at_no_charge() -> None:
     def full_twice(asked: Asked) -> Reaction:
         return fail(503, retry_after="0.05") if asked.attempt <= 2 else truthful(asked)
