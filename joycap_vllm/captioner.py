@@ -18,11 +18,13 @@ from joycap_vllm.fleet import (
     Fleet,
     FleetOptions,
     Listing,
+    Proof,
     Roll,
     find_places,
     form_for,
     listing_of,
     normal_url,
+    notes_on,
     usable,
 )
 from joycap_vllm.glitch import Question
@@ -113,13 +115,13 @@ class Captioner:
         options = self.options
         listing = listing_of(options.endpoints) if options.endpoints else None
         entry = self._entry()
-        endpoints = await self._usable(listing, entry)
+        endpoints, left_out = await self._usable(listing, entry)
         wire = options.wire or await self._wire_to(endpoints)
         self._pool = ImagePool(options.workers, wire, options.limits, options.recipe or "default")
         self._fleet = Fleet(endpoints, self.options.fleet)
         await self._fleet.__aenter__()
-        if listing is not None:
-            roll = Roll(self._fleet, listing, entry, always=self._urls)
+        if listing is not None or left_out:
+            roll = Roll(self._fleet, listing, entry, always=self._urls, left_out=left_out)
             self._following = asyncio.create_task(roll.follow())
         return self
 
@@ -201,20 +203,22 @@ class Captioner:
         return Entry(options.model, options.api_key, options.check, connections)
 
     async def _wire_to(self, endpoints: list[Endpoint]) -> Wire:
-        form, why = form_for(await find_places(endpoints))
+        form, why = form_for(await find_places(endpoints), others=bool(self.options.endpoints))
         if not all(endpoint.loopback for endpoint in endpoints):
             self.notices.append(why)
         return form
 
-    async def _usable(self, listing: Listing | None, entry: Entry) -> list[Endpoint]:
+    async def _usable(
+        self, listing: Listing | None, entry: Entry
+    ) -> tuple[list[Endpoint], list[Proof]]:
         named = () if listing is None else await listing.look()
         urls = tuple(dict.fromkeys((*self._urls, *named)))
         problem = "" if listing is None else listing.problem
         if not urls:
             raise NoEndpointError(f"{problem}, so there is no server to ask")
         endpoints, left_out = await usable(urls, entry)
-        self.notices += [problem, *left_out] if problem else left_out
-        return endpoints
+        self.notices += [*filter(None, [problem]), *notes_on(endpoints, left_out)]
+        return endpoints, left_out
 
 
 def _read(path: Path) -> bytes:

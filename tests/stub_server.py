@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import re
 import resource
 import subprocess
@@ -33,7 +34,8 @@ class StubOptions:
 
     Args:
         slots: Requests worked on at once; the others wait.
-        latency: Seconds that a request takes once it has a slot.
+        latency: Mean seconds that a request takes once it has a slot.
+        sigma: Of the lognormal spread of these seconds; 0 makes all requests alike.
         front: Seconds of a front end that works on one request at a time before it may wait.
         metrics: Whether `/metrics` shows vLLM's gauges, which makes the stub a vLLM to clients.
         queue: Most requests that wait; more are answered 503. None takes all.
@@ -42,6 +44,7 @@ class StubOptions:
 
     slots: int = 256
     latency: float = 1.0
+    sigma: float = 0.0
     front: float = 0.0
     metrics: bool = True
     queue: int | None = None
@@ -56,7 +59,8 @@ class Engine:
         self.running = 0
         self.queued: deque[Callable[[], None]] = deque()
         self.requests = self.peak = self.open = self.bytes = self.refused = 0
-        self._front_free = 0.0
+        self._front_free = self._work = self._waited = 0.0
+        self._last = asyncio.get_running_loop().time()
 
     def take(self, size: int, answer: Callable[[], None]) -> bool:
         """Takes a request whose `answer` is called when it is done; False where it is full."""
@@ -76,13 +80,25 @@ class Engine:
         return True
 
     def _enter(self, answer: Callable[[], None]) -> None:
+        self._pass_time()
         if self.running >= self.options.slots:
             self.queued.append(answer)
             return
         self.running += 1
-        asyncio.get_running_loop().call_later(self.options.latency, self._done, answer)
+        asyncio.get_running_loop().call_later(self._seconds(), self._done, answer)
+
+    def _seconds(self) -> float:
+        latency, sigma = self.options.latency, self.options.sigma
+        return latency * random.lognormvariate(-(sigma**2) / 2, sigma) if sigma else latency
+
+    def _pass_time(self) -> None:
+        """Brings the books up to now."""
+        last, self._last = self._last, asyncio.get_running_loop().time()
+        self._work += (self._last - last) * self.running
+        self._waited += (self._last - last) * len(self.queued)
 
     def _done(self, answer: Callable[[], None]) -> None:
+        self._pass_time()
         self.running -= 1
         self.open -= 1
         answer()
@@ -90,7 +106,9 @@ class Engine:
             self._enter(self.queued.popleft())
 
     def stats(self) -> dict[str, float]:
-        """Counts since the start; `cpu` are the process's seconds."""
+        """Counts since the start; `work` and `waited` are the seconds that all requests together
+        have had a slot and have waited for one, `cpu` the process's, `now` is its clock."""
+        self._pass_time()
         used = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "requests": self.requests,
@@ -100,6 +118,9 @@ class Engine:
             "peak": self.peak,
             "refused": self.refused,
             "bytes": self.bytes,
+            "work": self._work,
+            "waited": self._waited,
+            "now": self._last,
             "cpu": used.ru_utime + used.ru_stime,
         }
 

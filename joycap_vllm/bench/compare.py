@@ -15,7 +15,7 @@ from typing import Any
 from joycap_vllm.bench.pictures import Pictures
 from joycap_vllm.errors import ImageError, JoycapError, UsageError
 from joycap_vllm.prompts import Prompt, ask
-from joycap_vllm.server import BenchCommand, bench_command
+from joycap_vllm.server import BenchCommand
 
 NOTE = (
     "both got as many pictures of the same kind, counted from the first request to the last answer;"
@@ -61,6 +61,7 @@ class Comparison:
 
 
 async def compare(
+    command: BenchCommand,
     ours: Callable[[], Awaitable[float]],
     pictures: Pictures,
     *,
@@ -75,6 +76,7 @@ async def compare(
     """Our client and `vllm bench serve` in turns: at the knee, and they at twice the knee too.
 
     Args:
+        command: How `vllm bench serve` is started.
         ours: One turn of our client; gives answers a second.
         pictures: What they are sent: always the next ones, so that no turn finds its pictures in
             the server's cache.
@@ -87,10 +89,9 @@ async def compare(
         say: Takes lines for people.
 
     Raises:
-        UsageError: vLLM is not installed here.
+        UsageError: None of the pictures can be read.
         JoycapError: `vllm bench serve` failed.
     """
-    command = await asyncio.to_thread(bench_command, say)
     turns: list[Turn] = []
     for level in (knee, 2 * knee):
         say(f"in turns with vllm bench serve: {count} pictures each, they {level} in flight")
@@ -165,7 +166,7 @@ async def vllm_bench_rate(
         api_key: The server's key.
 
     Raises:
-        JoycapError: It failed.
+        JoycapError: It failed, or none of its requests was answered.
     """
     environment = {**os.environ, **command.env}
     if api_key:
@@ -182,7 +183,13 @@ async def vllm_bench_rate(
             process.kill()
             await process.wait()
     try:
-        return read_result(folder / "result.json")
+        rate = read_result(folder / "result.json")
     except (OSError, ValueError, KeyError, TypeError) as error:
         lines = told.decode("utf-8", "replace").strip().splitlines() or ["no word why"]
         raise JoycapError(f"vllm bench serve failed: {lines[-1][:300]}") from error
+    if not rate:
+        raise JoycapError(
+            "vllm bench serve got no answer that it could read: it streams, which this server may "
+            "not do"
+        )
+    return rate

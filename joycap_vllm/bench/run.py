@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -14,8 +15,9 @@ from joycap_vllm.bench.pictures import Pictures
 from joycap_vllm.bench.round import Round
 from joycap_vllm.bench.verdict import Finding, find_limit
 from joycap_vllm.captioner import Captioner, CaptionerOptions
-from joycap_vllm.errors import JoycapError, NoEndpointError
+from joycap_vllm.errors import JoycapError, NoEndpointError, UsageError
 from joycap_vllm.prompts import Prompt
+from joycap_vllm.server import BenchCommand, bench_command
 
 T = TypeVar("T")
 
@@ -70,6 +72,7 @@ class Bench:
             NoEndpointError: No endpoint could be reached, none passed its check, or none answered.
             UsageError: The pictures cannot be used, or there is no vLLM to compare with.
         """
+        command = await self._vllm_bench() if self.options.compare else None
         for level in self._levels():
             found = await self._measure(level)
             self.levels.append(found)
@@ -85,8 +88,8 @@ class Bench:
         if self.options.auto:
             self.say("and now with --concurrency auto")
             self.auto = await self._measure(None)
-        if self.options.compare:
-            await self._compare(knee.level, knee.answers_per_second)
+        if command is not None:
+            await self._compare(command, knee.level, knee.answers_per_second)
 
     @property
     def rates(self) -> dict[int, float]:
@@ -137,7 +140,12 @@ class Bench:
         async with self._client(level) as round_:
             return await _plainly(round_.measure(self.options.seconds))
 
-    async def _compare(self, knee: int, rate: float) -> None:
+    async def _vllm_bench(self) -> BenchCommand:
+        if len(self.options.urls) > 1:
+            raise UsageError("--compare-vllm-bench takes one --base-url: vllm bench serve asks one")
+        return await asyncio.to_thread(bench_command, self.say)
+
+    async def _compare(self, command: BenchCommand, knee: int, rate: float) -> None:
         count = max(2 * knee, round(rate * self.options.seconds))
 
         async def ours() -> float:
@@ -145,6 +153,7 @@ class Bench:
                 return await _plainly(round_.batch(count))
 
         self.comparison = await compare(
+            command,
             ours,
             self.pictures,
             url=self.options.urls[0],
@@ -170,6 +179,8 @@ class Bench:
             if not self._checked:
                 for notice in joy.notices:
                     self.say(notice)
+            for line in joy.fleet.news:
+                self.say(line)
             self._checked = True
             self.model = joy.fleet.members[0].endpoint.abilities.model
             self.wire = joy.pool.wire

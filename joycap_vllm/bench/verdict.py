@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from joycap_vllm.bench.measured import Measured
+from joycap_vllm.fleet import ADVICE
 
 Bottleneck = Literal["client", "front end", "engine", "server", "concurrency"]
 
@@ -15,13 +16,8 @@ _FULL = 0.05  # of the time with refusals that tell of a full server
 _LOST = 0.25  # of those in flight that neither run nor wait
 _QUEUED = 0.10  # of those in flight that wait: the engine has more than it can take
 
-_ADVICE: dict[Bottleneck, str] = {
-    "client": "make the pictures cheaper (--recipe fast, or --wire original), give this process "
-    "more cores, or share the work: a second client with --shard on another machine",
-    "front end": "make its pictures cheaper to read (--wire bmp or jpeg), or give it more "
-    "processes: joycap serve -- --api-server-count N",
-    "engine": "it is the hardware's limit, which is where you want to be; more GPUs or a smaller "
-    "model bring more",
+_HELP = {
+    **ADVICE,
     "server": "the server does not show vLLM's /metrics, so its front end and its engine cannot be "
     "told apart",
     "concurrency": "more requests in flight would bring more: give higher --levels, or leave them "
@@ -46,7 +42,7 @@ def find_limit(knee: Measured, *, flat: bool) -> Finding:
         flat: Whether a higher level brought no more.
     """
     limit, why = _sorted(knee, flat)
-    return Finding(limit, why, _ADVICE[limit])
+    return Finding(limit, why, _HELP[limit])
 
 
 def _sorted(m: Measured, flat: bool) -> tuple[Bottleneck, str]:

@@ -120,6 +120,7 @@ def sum_up(summary: Summary, progress: Progress, state: Path, tell: Callable[...
         level="warning" if incomplete or progress.unwritten else "info",
         **summary.as_json(),
         journal=str(state),
+        hedged=progress.hedged,
         unwritten=progress.unwritten,
         problems=[_facts(problem) | {"count": count} for problem, count in problems],
         next=[report, retry] if incomplete else [report],
@@ -127,7 +128,7 @@ def sum_up(summary: Summary, progress: Progress, state: Path, tell: Callable[...
     if talks_json():
         return
     if summary.requests:
-        tell(_effort(summary))
+        tell(_effort(summary, progress.hedged))
     if summary.glitches:
         tell(f"rejected answers: {counts(summary.glitches)}; {summary.retried} tasks asked again")
     for problem, count in problems:
@@ -141,12 +142,14 @@ def sum_up(summary: Summary, progress: Progress, state: Path, tell: Callable[...
     tell(f"the journal is in {state}")
 
 
-def _effort(summary: Summary) -> str:
+def _effort(summary: Summary, hedged: int) -> str:
     tokens = summary.tokens
     rate = tokens.completion / max(summary.seconds, 1e-3)
     cached = percent(min(tokens.cached / tokens.prompt, 1.0) if tokens.prompt else None)
     return (
-        f"{summary.requests:,} requests; tokens: {tokens.prompt:,} read"
+        f"{summary.requests:,} requests"
+        + (f", {hedged:,} of them late and sent twice" if hedged else "")
+        + f"; tokens: {tokens.prompt:,} read"
         + (f" ({cached} from the cache)" if tokens.cached else "")
         + f", {tokens.completion:,} written ({rate:,.0f}/s)"
     )

@@ -48,6 +48,7 @@ def line(figures: Figures) -> str:
     if figures.retried or figures.glitches:
         rejected = f", rejected answers: {counts(figures.glitches)}" if figures.glitches else ""
         parts.append(f"{figures.retried:,} retried{rejected}")
+    parts.append(_twice(figures))
     bad = {n: getattr(figures, n) for n in ("glitched", "failed", "unwritten")}
     parts.append(counts({name: count for name, count in bad.items() if count}))
     parts.append(waits(figures))
@@ -65,7 +66,7 @@ def rows(figures: Figures) -> list[tuple[str, str]]:
         ("captions", f"{figures.tasks_per_second:.1f}/s"),
         ("speed", _speed(figures) or "-"),
         ("requests", _flight(figures)),
-        ("retried", f"{figures.retried:,}"),
+        ("retried", "; ".join(filter(None, (f"{figures.retried:,}", _twice(figures))))),
         ("ended", endings),
         ("rejected answers", counts(figures.glitches) or "none"),
     ]
@@ -100,7 +101,12 @@ def _flight(figures: Figures) -> str:
     queue = ""
     if figures.running is not None and figures.waiting is not None:
         queue = f" (servers: {figures.running:,} running, {figures.waiting:,} waiting)"
-    return f"{figures.in_flight:,} of {figures.capacity:,} in flight{queue}"
+    limit = f", limit: {figures.limit}" if figures.limit else ""
+    return f"{figures.in_flight:,} of {figures.capacity:,} in flight{queue}{limit}"
+
+
+def _twice(figures: Figures) -> str:
+    return f"{figures.hedged:,} late requests sent twice" if figures.hedged else ""
 
 
 def _rough(number: int) -> int:

@@ -1,5 +1,6 @@
 """The endpoints of a job: what they are, how much each can take, where a request goes."""
 
+from joycap_vllm.fleet.advice import ADVICE
 from joycap_vllm.fleet.answer import Answer, Usage, read_answer
 from joycap_vllm.fleet.body import Body, request_body
 from joycap_vllm.fleet.discovery import Listing, listing_of
@@ -8,10 +9,11 @@ from joycap_vllm.fleet.endpoint import CONNECTIONS, Abilities, Endpoint, normal_
 from joycap_vllm.fleet.fleet import Fleet, FleetOptions
 from joycap_vllm.fleet.limits import Change, Limit, LimitOptions
 from joycap_vllm.fleet.proof import Proof, prove, prove_endpoint, require
-from joycap_vllm.fleet.roll import Entry, Roll, usable
+from joycap_vllm.fleet.roll import Entry, Roll, notes_on, usable
 from joycap_vllm.fleet.station import Reply
 
 __all__ = [
+    "ADVICE",
     "CONNECTIONS",
     "Abilities",
     "Answer",
@@ -34,6 +36,7 @@ __all__ = [
     "listing_of",
     "measure",
     "normal_url",
+    "notes_on",
     "prove",
     "prove_endpoint",
     "read_answer",

@@ -8,15 +8,17 @@ from collections.abc import Iterable
 from joycap_vllm.fleet.limits import Wait
 
 ADVICE = {
-    "front end": (
-        "the servers' front ends are the limit, not their engines: requests pile up before they "
-        "run. Send smaller pictures (any --wire but original), or start the servers with more API "
-        "servers (vLLM's --api-server-count)"
-    ),
-    "client": (
-        "this machine is the limit, the servers wait for it: give it more cores (or --shard I/N "
-        "on several machines), or take --recipe fast"
-    ),
+    "front end": "make pictures cheaper to read (--wire bmp or jpeg, not original), or give each "
+    "server more processes: joycap serve -- --api-server-count N",
+    "client": "give this machine's client more cores, make pictures cheaper to prepare (--recipe "
+    "fast, or --wire original), or share the work between machines (--shard I/N on each)",
+    "engine": "it is the hardware's limit, which is where you want to be; more GPUs or a smaller "
+    "model bring more",
+}
+_FOUND = {
+    "front end": "the servers' front ends are the limit, not their engines: requests pile up "
+    "before they run",
+    "client": "this machine is the limit, the servers wait for it",
 }
 _LASTING = 30.0  # seconds
 
@@ -45,7 +47,7 @@ class Adviser:
         """The advice, at the one moment to give it; else nothing."""
         if wait != self._wait:
             self._wait, self._since = wait, now
-        if wait not in ADVICE or wait in self._told or now - self._since < _LASTING:
+        if wait not in _FOUND or wait in self._told or now - self._since < _LASTING:
             return ""
         self._told.add(wait)
-        return ADVICE[wait]
+        return f"{_FOUND[wait]}; what helps: {ADVICE[wait]}"

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from joycap_vllm.fleet.limits import Limit
 from joycap_vllm.fleet.places import Member, Seat, Ticket
@@ -22,13 +23,15 @@ from joycap_vllm.fleet.routing import Routing, slot_of, weights_for
 
 MOST_TOGETHER = 64  # tasks of one image that are kept together; far more are one key used for all
 _BUSY = 0.8  # share of all limits that is in use before rates say how fast endpoints are
+_ROOM = 1.25  # a member's part of a total over its share of all weights: images keep their homes
 
 
 class Dispatch:
     """Requests to members, within every limit.
 
     Args:
-        total: Most requests in flight over all members; None leaves it to their limits.
+        total: Most requests in flight over all members, shared out by their weights where their
+            limits are more; None leaves it to their limits.
         placed: Told each ticket that had to wait and is taken now.
     """
 
@@ -49,7 +52,7 @@ class Dispatch:
     def join(self, name: str, limit: Limit, now: float) -> Member:
         """A new member, which takes work at once."""
         member = self.members[name] = Member(name, limit)
-        self.routing.set_weights({**self.routing.weights, name: 1.0})
+        self._weigh({**self.routing.weights, name: 1.0})
         self.wake(member, now)
         return member
 
@@ -59,18 +62,20 @@ class Dispatch:
         if self.members.get(member.name) is member:
             del self.members[member.name]
             weights = self.routing.weights
-            self.routing.set_weights({n: w for n, w in weights.items() if n != member.name})
+            self._weigh({n: w for n, w in weights.items() if n != member.name})
         self._clear(member, now)
 
     def down(self, member: Member, why: str, now: float) -> None:
         """Gives it nothing until it is up again; the images that wait for it move."""
         member.down_why = why
+        self._share_out()
         self._clear(member, now)
 
     def up(self, member: Member, now: float) -> None:
         """It is well again."""
         member.down_why = ""
         member.limit.on_back(now)
+        self._share_out()
         self.wake(member, now)
 
     def rest(self, member: Member, until: float, now: float) -> None:
@@ -87,10 +92,29 @@ class Dispatch:
     def reweigh(self) -> None:
         """Lets the weights follow the members' rates, if all are busy enough to tell."""
         members = self.members
-        if self.in_flight >= _BUSY * sum(member.limit.value for member in members.values()):
+        all_limits = sum(member.limit.value for member in members.values())
+        weights = self.routing.weights
+        if self.in_flight >= _BUSY * min(all_limits, self._total or all_limits):
             rates = {name: m.limit.rate for name, m in members.items() if not m.down_why}
-            old = self.routing.weights
-            self.routing.set_weights({**old, **weights_for(rates, old)})
+            weights = {**weights, **weights_for(rates, weights)}
+        self._weigh(weights)
+
+    def _weigh(self, weights: Mapping[str, float]) -> None:
+        self.routing.set_weights(weights)
+        self._share_out()
+
+    def _share_out(self) -> None:
+        """Gives each member a part of the total, so that what is in flight does not gather at slow
+        ones, where room would be all that it is given for; none where the limits are no more."""
+        if self._total is None:
+            return
+        weights = {m: self.routing.weights[m.name] for m in self.members.values() if not m.down_why}
+        whole = sum(weights.values())
+        is_short = sum(member.limit.value for member in weights) > self._total
+        for member, weight in weights.items():
+            part = math.ceil(_ROOM * self._total * weight / whole)
+            member.most = part if is_short else math.inf
+            self._make_ready(member)
 
     def seat(self, home: str) -> None:
         """A task of this image begins."""
@@ -131,11 +155,9 @@ class Dispatch:
         the same one only if it is the only one. None where there is no room or others wait."""
         if self.waiting or (self._total is not None and self.in_flight >= self._total):
             return None
-        if len(self.members) == 1:
-            member = other if other.has_room(now) else None
-        else:
-            open_ = (m for m in self.members.values() if m is not other and m.has_room(now))
-            member = min(open_, key=lambda m: m.share, default=None)
+        members = [*self.members.values()]
+        open_ = (m for m in members if (m is not other or len(members) == 1) and m.has_room(now))
+        member = min(open_, key=lambda m: m.share, default=None)
         if member is None:
             return None
         ticket = Ticket(Seat(slot_of(home)), first=True)
@@ -226,7 +248,7 @@ class Dispatch:
         ticket.member = member
         member.in_flight += 1
         self.in_flight += 1
-        member.limit.on_sent(now, member.in_flight)
+        ticket.sent = member.limit.on_sent(now)
         if ticket.has_waited:
             self._placed(ticket)
 

@@ -51,8 +51,13 @@ async def find_places(endpoints: Sequence[Endpoint]) -> list[Place]:
     ]
 
 
-def form_for(places: Sequence[Place]) -> tuple[Form, str]:
-    """The form that all servers read and the slowest way carries, and why, in words."""
+def form_for(places: Sequence[Place], *, others: bool = False) -> tuple[Form, str]:
+    """The form that all servers read and the slowest way carries, and why, in words.
+
+    Args:
+        places: Where the servers are.
+        others: Whether more may join later, which may be of any kind.
+    """
     slow = [place for place in places if not place.near]
     if slow:
         worst = min(slow, key=lambda place: place.rate or 0.0)
@@ -61,7 +66,7 @@ def form_for(places: Sequence[Place]) -> tuple[Form, str]:
         else:
             why = f"an upload to {worst.url} carries {worst.rate / 1e6:.1f} MB/s"
         return "jpeg", f"pictures travel as JPEG of quality 95: {why} (--wire png loses nothing)"
-    form: Form = "bmp" if all(place.vllm for place in places) else "png0"
+    form: Form = "bmp" if all(place.vllm for place in places) and not others else "png0"
     rates = [place.rate for place in places if place.rate is not None and not place.loopback]
     least = f"carry {min(rates) / 1e6:.0f} MB/s at least" if rates else "stay on this machine"
     return form, f"pictures travel without loss, as {form}: uploads {least}"
@@ -70,8 +75,8 @@ def form_for(places: Sequence[Place]) -> tuple[Form, str]:
 async def measure(endpoint: Endpoint) -> float | None:
     """Bytes per second that one upload to an endpoint carries; None where it does not show.
 
-    What is sent is no JSON, so a server reads it, says so, and has done no work. It never fails,
-    and takes a second at most.
+    What is sent is a JSON string without its end, so a server reads all of it, refuses it, and has
+    done no work. It never fails, and takes a second at most.
     """
     best: float | None = None
     with contextlib.suppress(TimeoutError):
@@ -94,5 +99,5 @@ async def _rate(endpoint: Endpoint) -> float | None:
 async def _seconds(endpoint: Endpoint, size: int) -> float | None:
     loop = asyncio.get_running_loop()
     start = loop.time()
-    refused = await endpoint.refuses(b"-" * size)
+    refused = await endpoint.refuses(b'"' + b"-" * size)
     return loop.time() - start if refused else None

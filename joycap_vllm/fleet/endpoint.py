@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import ssl
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -79,10 +81,10 @@ def normal_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         known = parts.scheme in ("http", "https") and _HOST.fullmatch(parts.hostname or "")
-        _ = parts.port
-    except ValueError:
+        _ = parts.port, httpx2.URL(url)
+    except (ValueError, httpx2.InvalidURL):
         known = None
-    if not known:
+    if not known or url.count("://") > 1 or " " in url or not url.isprintable():
         raise UsageError(f"{url!r} is no base URL; one looks like http://127.0.0.1:8000/v1")
     return url if parts.path else f"{url}/v1"
 
@@ -134,6 +136,7 @@ class Endpoint:
         self._client = DefaultAioHttpClient(
             limits=limits,
             timeout=httpx2.Timeout(None, connect=CONTROL_TIMEOUT),
+            verify=_certificates(),
             trust_env=not self.loopback,
             headers={"Authorization": f"Bearer {api_key or 'none'}"},
         )
@@ -141,6 +144,7 @@ class Endpoint:
         self._control = httpx2.AsyncClient(
             timeout=CONTROL_TIMEOUT,
             follow_redirects=True,
+            verify=_certificates(),
             trust_env=not self.loopback,  # a proxy cannot reach this machine's own servers
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
         )
@@ -196,7 +200,7 @@ class Endpoint:
             NoEndpointError: It cannot be reached, refuses the key, or serves no such model.
         """
         listed = await self._models()
-        names = [row.get("id", "") for row in listed]
+        names = [str(row.get("id") or "") for row in listed]
         if model is not None and names and model not in names:
             raise NoEndpointError(f"{self.url} serves {', '.join(names)}, but not {model}")
         row = listed[names.index(model) if model in names else 0] if listed else {}
@@ -269,10 +273,9 @@ class Endpoint:
         if response.status_code != 200:
             raise NoEndpointError(f"{self.url} answers {message_of(response, self._key)}")
         try:
-            rows = response.json()["data"]
+            return [row for row in response.json()["data"] or [] if isinstance(row, dict)]
         except (ValueError, KeyError, TypeError) as error:
             raise NoEndpointError(f"{self.url} does not speak the OpenAI API") from error
-        return [row for row in rows or [] if isinstance(row, dict)]
 
     def _key_refused(self) -> str:
         return f"{self.url} refuses the API key; give it in OPENAI_API_KEY or --api-key-file"
@@ -287,6 +290,12 @@ class Endpoint:
         except (httpx2.HTTPError, OSError):
             return ""
         return response.text if response.status_code == 200 else ""
+
+
+@lru_cache(maxsize=1)
+def _certificates() -> ssl.SSLContext:
+    """Whom https trusts; to read that takes 20 ms of CPU, too long for each of many endpoints."""
+    return httpx2.create_ssl_context()
 
 
 def sorted_status(response: httpx2.Response, *, key: str | None = None) -> RequestError:

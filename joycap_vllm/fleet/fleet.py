@@ -19,6 +19,8 @@ from joycap_vllm.fleet.sending import Sending
 from joycap_vllm.fleet.station import MakeBody, Reply, Station, time
 
 _T = TypeVar("_T")
+_MANY = 1 << 20  # more than anybody has in flight
+_USED = 0.8  # of a given concurrency that is in flight where it is the limit
 _REWEIGH = 10.0  # seconds between two looks at how fast the endpoints are
 
 
@@ -53,7 +55,14 @@ class Fleet:
         self.options = options or FleetOptions()
         self.news: deque[str] = deque(maxlen=100)
         self._first = tuple(endpoints)
-        self._dispatch = Dispatch(_tell, total=self.options.concurrency)
+        files, wanted = _most_open(), self.options.concurrency
+        self._total = min(wanted or files, files)
+        if wanted is not None and wanted > files:
+            self.news.append(
+                f"{files} requests are in flight and not {wanted}: each takes an open file, of "
+                "which this process may have few (ulimit -n)"
+            )
+        self._dispatch = Dispatch(_tell, total=self._total)
         self._stations: dict[Member, Station] = {}
         self._sending = Sending(self._dispatch, self._stations, self._done, self._keep)
         self._past: list[tuple[str, Change]] = []
@@ -88,8 +97,10 @@ class Fleet:
     @property
     def capacity(self) -> int:
         """Requests that may be in flight at present."""
+        if self.options.concurrency:
+            return self._total
         members = self._dispatch.members.values()
-        return self.options.concurrency or sum(member.limit.value for member in members)
+        return min(self._total, sum(member.limit.value for member in members))
 
     @property
     def hedged(self) -> int:
@@ -114,7 +125,10 @@ class Fleet:
 
     @property
     def bottleneck(self) -> Wait:
-        """What the fleet's requests wait for by now: engine, front end or client."""
+        """What the fleet's requests wait for by now: engine, front end or client; empty where
+        that is not known, and once nothing new comes."""
+        if self._adviser is None or self.in_flight >= _USED * self._total:
+            return ""
         members = self._dispatch.members.values()
         return bottleneck((m.limit.wait, m.limit.value) for m in members if not m.down_why)
 
@@ -150,7 +164,7 @@ class Fleet:
             self._dispatch,
             deadline=self.options.deadline,
             follows=fixed is None,
-            turned=self._note_up,
+            turned=self._note_turn,
         )
         self._note_up()
 
@@ -272,6 +286,11 @@ class Fleet:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
+    def _note_turn(self, member: Member) -> None:
+        why = member.down_why
+        self.news.append(f"{member.name} is {f'down: {why}' if why else 'up again'}")
+        self._note_up()
+
     def _note_up(self) -> None:
         """Notes whether any endpoint is well; if none is, those that wait count their patience."""
         if any(not member.down_why for member in self._dispatch.members.values()):
@@ -292,6 +311,16 @@ class Fleet:
         self._keepers.add(task)
         task.add_done_callback(self._keepers.discard)
         return task
+
+
+def _most_open() -> int:
+    """Requests that may be in flight at once: most of the files that this process may open."""
+    try:
+        import resource
+    except ImportError:  # Windows counts otherwise
+        return _MANY
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MANY if files == resource.RLIM_INFINITY else max(1, files * 3 // 4 - 32)
 
 
 def _tell(ticket: Ticket) -> None:

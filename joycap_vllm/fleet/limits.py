@@ -1,13 +1,13 @@
 """How many requests an endpoint gets at once: a pure state machine.
 
-    slow start   doubles while vLLM's gauges show that nothing waits, or while a fair share of each
-                 doubling comes out as rate. Then it settles at what that rate needs at the
-                 latency of the level below (Little's law).                               -> hold
+    slow start   doubles while vLLM's gauges show that nothing waits; by rate alone quadruples while
+                 a fair share comes out as rate (only some: -> probe down). Then it settles at what
+                 that rate needs at the latency of the level below (Little's law).        -> hold
     hold         looks on; a coarse probe down if nothing less was tried, or if the server became
                  slower; now and then a small probe, mostly up.           -> probe up, probe down
     probe up     is kept if a fair share came out as rate. All of it, twice: -> slow start;
                  some: a further probe up; else back.                                     -> hold
-    probe down   is kept if the rate did not fall, else back.                             -> hold
+    probe down   is kept if the rate did not fall, else back.               -> hold, slow start
 
 At any time: a refusal or a queue in vLLM's gauges cuts at once (-> hold), and a server that was
 down starts anew (-> slow start). With gauges there are no probes down. What the states decide on is
@@ -23,18 +23,19 @@ from typing import Literal
 
 from joycap_vllm.fleet.bounds import Change, LimitOptions
 from joycap_vllm.fleet.gauges import SLACK, Gauges
-from joycap_vllm.fleet.look import Look, answers_for, gain, noise, stepped, turned
+from joycap_vllm.fleet.look import Look, Sent, answers_for, gain, noise, stepped, turned
 
 __all__ = ["Change", "Limit", "LimitOptions", "State", "Wait"]
 
 Wait = Literal["engine", "front end", "client", ""]
 
-_DOUBLING_PAYS = 0.35  # share of a doubling that must come out as rate for the next doubling
+_GROWTH = 4.0  # a slow start's step by rate alone: each takes two rounds of answers
+_GROWTH_PAYS = 0.35  # share of it that must come out as rate for the next one
 _STEP_PAYS = 0.2  # the same for a probe up to be kept, and for a probe down to be taken back
-_ALL_OF_IT = 0.6  # share from which on a probe up means a server with much more room
+_ALL_OF_IT = 0.6  # share from which on a step up means a server with much more room
 _UP = 1.2  # size of a probe up
 _DOWN = (0.5, 0.7, 0.85)  # sizes of probes down: finer once a coarse one has cost rate
-_QUEUED = 0.3  # the quickest of the first answers over their mean, below which they queued
+_QUEUED = (0.4, 0.8)  # share of the first limit, and of later ones, that do it if the rest queues
 _USED = 0.8  # share of the limit that must be in flight for a look to say anything of it
 _CALM = 2.0  # seconds after a cut in which further refusals say nothing new
 _PATIENCE = (4, 10)  # looks between two probes: first, and after many in vain
@@ -69,17 +70,20 @@ class Limit:
         self.wait: Wait = ""
         self.rate = 0.0
         self.value = self.options.first
+        self._answers = self._taken = 0  # so far; of these, those whose place is taken
         self._calm_until = -math.inf
         self._gauges = Gauges()
         self._restart()
 
-    def on_sent(self, now: float, in_flight: int) -> None:  # noqa: ARG002
-        """A request went out; `in_flight` counts it."""
-        self._look.start(now)
+    def on_sent(self, now: float) -> Sent:
+        """A request goes out; what to hand to `on_answer`."""
+        place, self._taken = self._answers > self._taken, self._answers
+        return Sent(now, self._answers if place else -1)
 
-    def on_answer(self, now: float, seconds: float, in_flight: int) -> None:
-        """A whole answer came after so many seconds; `in_flight` no longer counts it."""
-        if not self._look.add(now, seconds, in_flight + 1):
+    def on_answer(self, now: float, sent: Sent, in_flight: int) -> None:
+        """A whole answer came to what was sent; `in_flight` still counts it."""
+        self._answers += 1
+        if not self._look.add(now, self._answers, sent, in_flight):
             return
         seen = self._look
         self.rate = seen.rate
@@ -148,42 +152,39 @@ class Limit:
         self._known = Look()  # what was seen at the limit compared with
         self._held = self.value  # the limit to come back to after a probe
         self._depth = 0  # how fine the next probe down is; past the last: none is due
-        self._doubted = self._early = False  # a second look; whether the first answers queued
+        self._starts = False  # whether a probe down stands within a slow start
         self._kept = 0  # probes up in a row that were kept
         self._patience, self._calm_looks, self._probes = _PATIENCE[0], 0, 0
         self._gauges.forget()
-        self._look = Look(0, max(self.value, 4))
+        self._watch()
 
     # The states: what a whole look leads to.
 
     def _slow_start(self, now: float, seen: Look) -> None:
         known = self._known
         first = not known.count
-        if first and not self._gauges.polls and seen.least < _QUEUED * seen.latency:
-            self._known, self._held, self._early = seen, self.value, True
-            self._step(now, _QUEUED * self.value, State.PROBE_DOWN, "do the first ones queue?")
-            return
         share, error = gain(known, seen)
         if self._gauges.room:  # the engine says so itself: no proof by the rate is needed
             share += error
-        if share >= _DOUBLING_PAYS:
+        alone = seen.least if first else known.latency
+        needed = (SLACK + 0.25 * noise(known, seen)) * seen.rate * alone
+        some = first or _GROWTH_PAYS <= share < _ALL_OF_IT
+        if some and not self._gauges.polls and needed < _QUEUED[not first] * self.value:
+            self._known, self._held, self._starts = seen, self.value, True
+            self._step(now, needed, State.PROBE_DOWN, "do the last ones queue?")
+        elif share >= _GROWTH_PAYS:
             self._depth = 0 if first else 2
-            self._known, self._doubted = seen, False
+            self._known = seen
             if self.value < self.options.ceiling:
-                self._step(now, 2.0 * self.value, State.SLOW_START, "the rate follows")
-                return
-            self._depth = 0 if first else len(_DOWN)
-            self._settle(now, self.value, "")
-        elif not self._doubted and share + 1.5 * error >= _DOUBLING_PAYS:
-            # What came so far may be from before all of it was in flight.
-            self._doubted = True
-            self._look = Look(self.value / 2, self.value)
-        elif share + error >= _DOUBLING_PAYS and seen.count < max(24, 2 * self.value):
+                self._step(now, _GROWTH * self.value, State.SLOW_START, "the rate follows")
+            else:
+                self._depth = 0 if first else len(_DOWN)
+                self._settle(now, self.value, "")
+        elif share + error >= _GROWTH_PAYS and seen.count < max(24, 2 * self.value):
             seen.need = 1.5 * seen.count
         else:
             self.wait = self._blamed(now)
             why = f"{seen.in_flight:.0f} in flight give {seen.rate:.3g} answers/s"
-            needed = (SLACK + 0.25 * noise(known, seen)) * seen.rate * known.latency
             self._settle(now, min(self.value, needed), why)
 
     def _hold(self, now: float, seen: Look) -> None:
@@ -194,7 +195,7 @@ class Limit:
             self._known = Look()
             self._patience, self._calm_looks = _PATIENCE[0], 0
             self._depth = 0 if seen.latency > known.latency else self._depth
-            self._watch(self.value)
+            self._watch(skip=self.value)
             return
         else:
             known.pool(seen)
@@ -244,17 +245,18 @@ class Limit:
         share, error = gain(seen, full)
         if self._doubtful(share, error, seen):
             return
-        if share - 0.5 * error >= _STEP_PAYS:
-            if self._early:
-                self._step(now, 2.0 * self._held, State.SLOW_START, "less is slower")
+        if share >= _STEP_PAYS:
+            if self._starts:
+                self._step(now, _GROWTH * self._held, State.SLOW_START, "less is slower")
             else:
                 fine = self._held - self.value <= max(1, 0.15 * self._held)
                 self._depth = len(_DOWN) if fine else self._depth + 1
                 self._back(now, "less is slower")
         else:
             needed = max(self.value, min(self._held, 1.05 * full.rate * seen.latency))
+            self._depth = 2 if needed > 1.1 * self.value else self._depth  # nothing waits with less
             self._settle(now, needed, "less is as fast")
-        self._early = False
+        self._starts = False
 
     # The moves.
 
@@ -263,13 +265,14 @@ class Limit:
         beyond = share - _STEP_PAYS
         # Less in flight that seems slower costs while it is looked at.
         doubt = -error < beyond < (2 * error if self.state is State.PROBE_UP else min(error, 0.3))
-        if self._gauges.room or not doubt or seen.count >= max(4 * self.value, 100):
+        if self._gauges.room or not doubt or seen.count >= self._known.count:
             return False
         seen.need = 2 * seen.count
         return True
 
-    def _watch(self, skip: float = 0.0) -> None:
-        self._look = Look(skip, max(self.value, 4))
+    def _watch(self, need: float = 0.0, skip: float = 0.0) -> None:
+        """Looks anew, at requests sent from now or so many answers later."""
+        self._look = Look(self._answers + skip, need or max(self.value, 4))
 
     def _blamed(self, now: float) -> Wait:
         """What is full where more in flight is no faster: an engine lets requests wait."""
@@ -284,28 +287,24 @@ class Limit:
         old = self.value
         self._set(now, value, f"{state.value}: {why}")
         self.state = state
-        if state is State.SLOW_START:
-            self._look = Look(0, self.value)
-        else:
-            ratio = max(self.value / old, old / self.value, 1.05)
-            self._look = Look(old, answers_for(self._known, self.value, ratio))
+        step = max(self.value / old, old / self.value, 1.05)
+        starts = state is State.SLOW_START
+        self._watch(0 if starts else answers_for(self._known, self.value, step))
 
     def _settle(self, now: float, value: float, why: str) -> None:
         """Holds a new limit, of which nothing is known yet."""
-        old = self.value
         self._set(now, value, why)
         self.state, self._held, self._known = State.HOLD, self.value, Look()
-        self._calm_looks, self._kept, self._doubted = 0, 0, False
-        self._watch(max(old, self.value))
+        self._calm_looks = self._kept = 0
+        self._watch()
 
     def _back(self, now: float, why: str) -> None:
         """Ends a probe without gain."""
-        old = self.value
         self._kept = 0
         if self.state in (State.PROBE_UP, State.PROBE_DOWN):
             self._set(now, self._held, why)
             self.state = State.HOLD
-        self._watch(old if old != self.value else 0)
+        self._watch()
 
     def _set(self, now: float, value: float, why: str) -> None:
         new = min(max(round(value), self.options.floor), self.options.ceiling)

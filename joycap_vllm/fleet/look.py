@@ -3,74 +3,71 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
+
+
+class Sent(NamedTuple):
+    """When a request went out, and the number of the answer whose place it took; -1: no one's."""
+
+    at: float
+    after: int
 
 
 class Look:
     """A measurement at one limit, as long as so many answers, not seconds: it fits any speed.
 
-    What was in flight when the limit moved says nothing of the new one; it is answered first, so
-    as many answers are left out. Requests that are alike and were sent together come back
-    together, so a look begins and ends at a gap between answers: it holds whole bursts. Mean
-    latencies would not do: of those sent since, the quick are answered first.
+    What was in flight when the limit moved says nothing of the new one, so only requests sent since
+    count. Each brings the answers that came in its life, its own with them, and the seconds of its
+    life. Requests that are alike and were sent together come back together, and however blurred
+    such a burst is, who took its n-th answer's place comes back as about the n-th of the next, one
+    whole burst later. A span of time would hold a burst more or less; and who took no one's place,
+    but was sent as the limit rose, would bring half a burst too few, so it does not count.
 
     Args:
-        skip: Answers to leave out.
-        need: Answers after which it is done.
+        since: The endpoint's latest answer; who took an earlier one's place does not count.
+        need: Requests after which it is done; or four times as many that do not all count, as
+            where the client is slow and answers' places stay empty for a while.
     """
 
     __slots__ = (
+        "_answers",
         "_crowd",
-        "_last",
+        "_met",
         "_seconds",
         "_squares",
-        "_sum",
         "count",
         "least",
         "need",
-        "skip",
+        "since",
     )
 
-    def __init__(self, skip: float = 0, need: float = math.inf) -> None:
-        self.skip = skip
+    def __init__(self, since: float = 0, need: float = math.inf) -> None:
+        self.since = since
         self.need = need
-        self.count = 0
+        self.count = self._met = 0
         self.least = math.inf
-        self._last = math.nan
-        self._crowd = self._seconds = self._sum = self._squares = 0.0
+        self._answers = self._crowd = self._seconds = self._squares = 0.0
 
-    def start(self, now: float) -> None:
-        """A request went out: where nothing was in flight before, its time counts from now."""
-        if math.isnan(self._last):
-            self._last = now
-
-    def add(self, now: float, latency: float, in_flight: int) -> bool:
-        """An answer after so many seconds while so many were in flight; True when it is done."""
-        last, self._last = self._last, now
-        if self.skip > 0 or math.isnan(last):
-            self.skip -= 1
-            return False
-        gap = now - last
-        pace = self._seconds / self.count if self.count else latency / in_flight
-        if gap >= 0.5 * pace:
-            if self.count >= self.need:
-                return True
-        elif not self.count:
-            return False
-        self.count += 1
-        self._seconds += gap
-        self._crowd += in_flight
-        self._sum += latency
+    def add(self, now: float, number: int, sent: Sent, in_flight: int) -> bool:
+        """The endpoint's answer of that number, while so many were in flight; True when done."""
+        latency = now - sent.at
         self.least = min(self.least, latency)
-        self._squares += latency * latency
-        return False
+        self._met += 1
+        if sent.after >= self.since:
+            self.count += 1
+            self._crowd += in_flight
+            self._answers += number - sent.after
+            self._seconds += latency
+            self._squares += latency * latency
+        return self.count >= self.need or (self.count > 0 and self._met >= 4 * self.need)
 
     def pool(self, other: Look) -> None:
         """Adds what another look saw; old sights fade."""
         fade = 2 if self.count > 4 * other.count else 1
         self.count = self.count // fade + other.count
-        self._seconds = self._seconds / fade + other._seconds
+        self._answers = self._answers / fade + other._answers
         self._crowd = self._crowd / fade + other._crowd
-        self._sum = self._sum / fade + other._sum
+        self._seconds = self._seconds / fade + other._seconds
         self._squares = self._squares / fade + other._squares
 
     @property
@@ -81,7 +78,7 @@ class Look:
     @property
     def rate(self) -> float:
         """Answers per second."""
-        return self.count / max(self._seconds, 1e-6)
+        return self._answers / max(self._seconds, 1e-6)
 
     @property
     def latency(self) -> float:
@@ -93,7 +90,7 @@ class Look:
         """Standard deviation of the latency, as a share of its mean."""
         if self.count < 2:
             return 0.0
-        return math.sqrt(max(0.0, self._squares * self.count / max(self._sum, 1e-9) ** 2 - 1.0))
+        return math.sqrt(max(0.0, self._squares * self.count / max(self._seconds, 1e-9) ** 2 - 1.0))
 
 
 def noise(low: Look, high: Look) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
 from joycap_vllm.fleet.limits import Limit
+from joycap_vllm.fleet.look import Sent
 
+_NOT_YET = Sent(0.0, -1)
 LONG_REST = 5.0  # seconds of rest that images do not wait for
 
 
@@ -16,6 +19,7 @@ class Member:
 
     name: str
     limit: Limit
+    most: float = math.inf  # its part of a total over all members
     in_flight: int = 0
     rests_until: float = 0.0
     down_why: str = ""
@@ -28,6 +32,7 @@ class Member:
         """Whether it takes one more request at this moment."""
         return (
             self.in_flight < self.limit.value
+            and self.in_flight < self.most
             and self.rests_until <= now
             and not self.down_why
             and not self.leaving
@@ -72,6 +77,7 @@ class Ticket:
     member: Member | None = None
     has_waited: bool = False
     at_gate: bool = False
+    sent: Sent = _NOT_YET  # for its member's limit
     waiter: object = None  # the caller's own
 
     @property

@@ -7,6 +7,7 @@ at, where the server shows it, and the answer must at least be words.
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections import Counter
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from joycap_vllm.prompts import build_prompt
 
 IMAGE_TOKENS = 729  # 27 x 27 patches of 14 pixels in 384 x 384
 _TRIES = 3
-_DEADLINE = 180.0  # the first request after a start may compile and warm up
+_SHOWN = 10  # endpoints that are told of by name
+_DEADLINE = 180.0  # seconds for all; the first request after a start may compile and warm up
 MEND = (
     "its chat template leaves a literal <image> in the prompt, which makes captions worse: start "
     "it with `joycap serve`, or give vLLM the template that `joycap serve --dry-run` names, with "
@@ -55,6 +57,11 @@ class Proof:
     literal_image: bool | None = None
     answer: str = ""
 
+    @property
+    def why(self) -> str:
+        """The problems in one line, which does not begin with the endpoint's name."""
+        return "; ".join(self.problems).removeprefix(f"{self.url} ")
+
 
 @cache
 def test_picture() -> bytes:
@@ -84,9 +91,13 @@ async def prove_endpoint(endpoint: Endpoint) -> Proof:
     """As `prove`, of an endpoint that was probed already."""
     name, problems = endpoint.abilities.model, []
     answer: Answer | None = None
+    clock = asyncio.get_running_loop().time
+    until = clock() + _DEADLINE
     for number in range(_TRIES):
+        if (left := until - clock()) <= 0:
+            break
         try:
-            answer = await endpoint.send(proof_request(endpoint, number), _DEADLINE)
+            answer = await endpoint.send(proof_request(endpoint, number), left)
         except FullError:
             return Proof(endpoint.url, True, (), name)  # busy with others' work, so alive
         except RequestError as error:
@@ -168,9 +179,13 @@ def require(proofs: list[Proof]) -> None:
     """Raises NoEndpointError that tells every problem if any endpoint failed its proof."""
     bad = [proof for proof in proofs if not proof.ok]
     if bad:
-        lines = [
-            f"{proof.url} did not pass its check: {'; '.join(proof.problems)}" for proof in bad
-        ]
+        lines = shown([f"{proof.url} did not pass its check: {proof.why}" for proof in bad])
         if any(proof.model for proof in bad):
             lines.append("--no-check starts all the same")
         raise NoEndpointError("\n".join(lines))
+
+
+def shown(lines: list[str]) -> list[str]:
+    """The first of many lines, and how many more there are."""
+    more = len(lines) - _SHOWN
+    return lines if more <= 1 else [*lines[:_SHOWN], f"and {more:,} others"]

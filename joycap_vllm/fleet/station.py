@@ -57,7 +57,7 @@ class Station:
         dispatch: Where that is.
         deadline: Seconds for a request.
         follows: Whether its limit follows its metrics.
-        turned: Called when it goes down, and when it is up again.
+        turned: Called with its place when it goes down, and when it is up again.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Station:
         *,
         deadline: float,
         follows: bool,
-        turned: Callable[[], None],
+        turned: Callable[[Member], None],
     ) -> None:
         self.endpoint = endpoint
         self.member = member
@@ -116,7 +116,7 @@ class Station:
         self._failures, self.last_answer = 0, now
         self.recent.append(now - began)
         self._dispatch.answered(ticket)
-        self.member.limit.on_answer(now, now - began, self.member.in_flight)
+        self.member.limit.on_answer(now, ticket.sent, self.member.in_flight)
         return Reply(self.endpoint.url, answer, (now - began) * 1000)
 
     def take_down(self, why: str) -> None:
@@ -124,7 +124,7 @@ class Station:
         self._failures = 0
         if not self.member.down_why and not self.member.leaving:
             self._dispatch.down(self.member, why, time())
-            self._turned()
+            self._turned(self.member)
             self._keep(self._revive())
 
     async def test(self) -> None:
@@ -164,7 +164,7 @@ class Station:
             pause = min(pause * 2, _PROBE[1])
         await asyncio.sleep(_PROBE[0])
         self._dispatch.up(self.member, time())
-        self._turned()
+        self._turned(self.member)
 
     async def _follow_load(self) -> None:
         while True:

@@ -19,8 +19,10 @@ _OPTIONS: dict[str, dict[str, int]] = {
     "png": {"compress_level": 1},
     "bmp": {},
 }
-# What every OpenAI-compatible server reads, by Pillow's name, and how such a file ends.
+# What OpenAI's own server reads, by Pillow's name, and how such a file ends.
 _MIMES = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+# What stands in a PNG that says how it lies, perhaps behind its pixels.
+_TURNING = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 _TAIL = 64  # bytes among which the end is, since some programs add a few
 
 
@@ -41,8 +43,9 @@ def as_taken(picture: Image.Image, data: bytes) -> str | None:
         picture: The picture, opened.
         data: Its bytes as stored.
     """
-    same = picture.size == (SIZE, SIZE) and picture.mode == "RGB" and picture.format != "MPO"
-    if not same or "icc_profile" in picture.info:
+    same = picture.size == (SIZE, SIZE) and picture.mode == "RGB"
+    # llama.cpp reads no WebP, nor does what is built on it.
+    if not same or picture.format in ("MPO", "WEBP") or "icc_profile" in picture.info:
         return None
     return as_readable(picture, data)
 
@@ -60,8 +63,11 @@ def as_readable(picture: Image.Image, data: bytes) -> str | None:
         return None
     if mime == "image/png" and (data[24] != 8 or picture.info.get("default_image") is not None):
         return None
-    moves = picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
-    return None if moves or turn_of(picture) is not None else mime
+    if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:
+        return None
+    if mime == "image/png" and not any(word in data for word in _TURNING):
+        return mime  # Pillow would decode it all to find out
+    return mime if turn_of(picture) is None else None
 
 
 def _ends_well(mime: str, data: bytes) -> bool:

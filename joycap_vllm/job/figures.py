@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 _COUNTS = (
-    "images", "done", "ok", "skipped", "glitched", "failed", "requests", "retried", "unwritten",
-    "in_flight", "capacity",
+    "images", "done", "ok", "skipped", "glitched", "failed", "requests", "retried", "hedged",
+    "unwritten", "in_flight", "capacity",
 )  # fmt: skip
 _RATES = ("tasks_per_second", "images_per_second", "tokens_per_second")
 _TOKENS = ("prompt", "cached", "completion")
@@ -27,6 +27,7 @@ class Figures:
         total: Tasks in all, never less than `done`; None where it is unknown.
         counting: Whether `total` is an estimate as yet.
         requests, retried: Requests, and tasks that took more than one.
+        hedged: Requests that were late at the end, and sent a second time; they count as one.
         unwritten: Captions whose sidecar could not be written.
         glitches: Rejected answers by kind.
         tokens: Prompt, cached and completion tokens.
@@ -37,6 +38,7 @@ class Figures:
         seconds: Seconds of work so far.
         in_flight, capacity: Requests under way, and how many may be.
         running, waiting: Requests that the servers work on and that queue there, where they say.
+        limit: What most requests wait for: `engine`, `front end`, `client`; empty if not known.
         waiting_for, waiting_seconds: What has to happen before work goes on, and since when that
             has been so; empty and 0 while it goes on.
     """
@@ -51,6 +53,7 @@ class Figures:
     counting: bool = False
     requests: int = 0
     retried: int = 0
+    hedged: int = 0
     unwritten: int = 0
     glitches: dict[str, int] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
@@ -64,6 +67,7 @@ class Figures:
     capacity: int = 0
     running: int | None = None
     waiting: int | None = None
+    limit: str = ""
     waiting_for: str = ""
     waiting_seconds: float = 0.0
 
@@ -85,7 +89,7 @@ class Figures:
         """The same after the work: no speed, nothing under way, nothing to wait for."""
         none = Figures()
         now = (*_RATES, "eta_seconds", "quiet_seconds", "in_flight", "capacity", "running",
-               "waiting", "waiting_for", "waiting_seconds")  # fmt: skip
+               "waiting", "limit", "waiting_for", "waiting_seconds")  # fmt: skip
         return replace(self, **{name: getattr(none, name) for name in now})
 
     def as_json(self) -> dict[str, Any]:
@@ -110,7 +114,8 @@ class Figures:
 def summed(each: Iterable[Figures]) -> Figures:
     """The figures of several runs that share a job: the time left is that of the slowest.
 
-    Of the servers' queues nothing is told where there are several runs: they may share servers.
+    Of the servers' queues and limits nothing is told where there are several runs: they may share
+    servers.
     """
     all_of_them = list(each)
     alone = all_of_them[0] if len(all_of_them) == 1 else Figures()
@@ -130,6 +135,7 @@ def summed(each: Iterable[Figures]) -> Figures:
         seconds=max((one.seconds for one in all_of_them), default=0.0),
         running=alone.running,
         waiting=alone.waiting,
+        limit=alone.limit,
         waiting_seconds=max((one.waiting_seconds for one in all_of_them), default=0.0),
         waiting_for="; ".join(dict.fromkeys(w for w in (o.waiting_for for o in all_of_them) if w)),
     )
@@ -137,7 +143,7 @@ def summed(each: Iterable[Figures]) -> Figures:
 
 def _fits(name: str, value: Any) -> bool:
     """Whether a value read from a file is of its field's kind; it may come from anywhere."""
-    if name == "waiting_for":
+    if name in ("limit", "waiting_for"):
         return isinstance(value, str)
     if name == "counting":
         return isinstance(value, bool)

@@ -46,7 +46,7 @@ class Progress:
     `total` is the number of tasks of the run: None until anything is known about it, and about so
     many while `counting`. `standing` is how many of them need nothing, as far as that is known
     before they are met: the time left is that of the others. `queue` are the requests that run and
-    wait at the servers, where those say.
+    wait at the servers, where those say; `limit` and `hedged` are as in `Figures`.
 
     Args:
         clock: Seconds, from anywhere.
@@ -65,6 +65,8 @@ class Progress:
         self.in_flight = 0
         self.capacity = 0
         self.queue: tuple[int, int] | None = None
+        self.limit = ""
+        self.hedged = 0
         self._waiting_for = ""
         self._waiting_since = 0.0
         self.unwritten = 0
@@ -162,6 +164,7 @@ class Progress:
             counting=self.counting,
             requests=self.requests,
             retried=self.retried,
+            hedged=self.hedged,
             unwritten=self.unwritten,
             glitches=dict(sorted(self.glitches.items())),
             tokens=asdict(self.tokens),
@@ -175,6 +178,7 @@ class Progress:
             capacity=self.capacity,
             running=running,
             waiting=waiting,
+            limit=self.limit,
             waiting_for=self.waiting_for,
             waiting_seconds=round(now - self._waiting_since, 1) if self.waiting_for else 0.0,
         )

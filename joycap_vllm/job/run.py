@@ -7,7 +7,6 @@ import contextlib
 import gc
 import shlex
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
@@ -29,6 +28,7 @@ from joycap_vllm.job.writing import write_captions
 from joycap_vllm.prompts import Prompt, ask
 
 _GRACE = 0.5  # seconds
+_LOOK = 0.25  # seconds between two looks of those who show the progress
 _YOUNG = 20_000  # objects between two looks for garbage
 
 
@@ -87,6 +87,8 @@ async def run_job(
                 task.cancel()
             await asyncio.gather(ticker, hurry, work, return_exceptions=True)
             job.close()
+            job.tell(say)
+            progress.hedged = captioner.fleet.hedged
             watch(progress)
         if not work.cancelled():
             work.result()
@@ -110,12 +112,11 @@ def _seldom_collecting() -> Iterator[None]:
 async def _tick(job: _Run, stop: Stop, watch: Watcher, say: Callable[[str], None]) -> None:
     while True:
         job.look()
-        while job.news:
-            say(job.news.popleft())
+        job.tell(say)
         watch(job.progress)
         if stop.asked and job.is_cut_off:
             stop()  # nothing that is in flight can be finished
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(_LOOK)
 
 
 class _Run:
@@ -146,10 +147,11 @@ class _Run:
         """Waits for writes that have begun."""
         self._writers.close()
 
-    @property
-    def news(self) -> deque[str]:
-        """What the fleet has to say, the oldest first."""
-        return self._captioner.fleet.news
+    def tell(self, say: Callable[[str], None]) -> None:
+        """Says what the fleet has to say."""
+        news = self._captioner.fleet.news
+        while news:
+            say(news.popleft())
 
     @property
     def is_cut_off(self) -> bool:
@@ -164,6 +166,8 @@ class _Run:
         self.progress.in_flight = fleet.in_flight
         self.progress.capacity = fleet.capacity
         self.progress.queue = fleet.queue
+        self.progress.limit = fleet.bottleneck
+        self.progress.hedged = fleet.hedged
         self.progress.waiting_for = fleet.state or ("" if self._active else "the next images")
 
     async def feed(self, stop: Stop) -> None:

@@ -58,6 +58,18 @@ async def test_where_it_fails_its_last_words_are_told(tmp_path: Path) -> None:
         await vllm_bench_rate(command, [], tmp_path, None)
 
 
+async def test_where_it_gets_no_answer_there_is_no_rate_to_compare_with(
+    tmp_path: Path, pictures: GivenPictures
+) -> None:
+    nothing = WRITES.replace("len(rows)", "0")
+    words = bench_words(tmp_path, "http://gpu:8000/v1", "joy", PROMPT, 8, 1)
+    write_pictures(tmp_path, pictures, PROMPT, 1)
+    command = BenchCommand((sys.executable, "-c", nothing), {})
+
+    with pytest.raises(JoycapError, match="no answer"):
+        await vllm_bench_rate(command, words, tmp_path, "secret")
+
+
 def test_it_asks_the_same_of_the_same_number_of_pictures(
     tmp_path: Path, pictures: GivenPictures
 ) -> None:

@@ -214,3 +214,29 @@ def test_without_vllm_there_is_nothing_to_compare_with(
 
     assert done.returncode == 2, done.stderr
     assert "pip install 'joycap-vllm[vllm]'" in done.stderr
+    assert "in flight:" not in done.stderr, "it is told before minutes are spent"
+
+
+def test_one_server_is_compared_and_not_a_fleet(tmp_path: Path, eight_slots: Stub) -> None:
+    make_pictures(tmp_path, 2)
+    both = ["--base-url", eight_slots.url, "--base-url", "http://127.0.0.1:9"]
+    done = joycap("bench", tmp_path, *both, "--compare-vllm-bench", *QUICK, code=2)
+
+    assert "takes one --base-url" in done.stderr
+
+
+def test_a_level_that_takes_more_files_than_may_be_open_is_told_of(
+    tmp_path: Path, eight_slots: Stub
+) -> None:
+    make_pictures(tmp_path, 2)
+    call = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)); "
+        "from joycap_vllm.cli import main; main()"
+    )
+    words = ["bench", str(tmp_path), "--base-url", eight_slots.url, "--concurrency", "80", *QUICK]
+    done = subprocess.run(
+        [command()[0], "-c", call, *words], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "43 requests are in flight and not 80" in done.stderr

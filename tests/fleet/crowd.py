@@ -144,5 +144,5 @@ class Crowd:
 
     def _send(self) -> None:
         for ticket in self._taken:
-            self._servers[ticket.at.name].send(ticket)
+            self._servers[ticket.at.name].send(ticket, ticket.sent)
         self._taken.clear()

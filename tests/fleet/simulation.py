@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from joycap_vllm.fleet import Limit, LimitOptions
+from joycap_vllm.fleet.look import Sent
 
 SAMPLE = 0.25  # seconds between two entries in a server's books
 POLL = 1.0  # seconds between two looks at its gauges
@@ -47,7 +48,7 @@ class Clock:
 class Request:
     """One request: when it was sent, and the seconds of work left for an engine all its own."""
 
-    sent: float
+    sent: Sent | None  # None: another client's
     work: float
     done_at: float = 0.0  # by the engine's own clock of work
     life: int = 0
@@ -67,6 +68,7 @@ class Model:
         queue: Most requests it has at once before it says 503; None takes all.
         gauges: Whether it shows what runs and waits.
         others: Requests of other clients that it always has.
+        jitter: Mean seconds by which answers reach the client late: bursts are never quite sharp.
     """
 
     slots: int = 64
@@ -77,6 +79,7 @@ class Model:
     queue: int | None = None
     gauges: bool = True
     others: int = 0
+    jitter: float = 0.0
 
     def speed(self, running: int) -> float:
         """Work done per second for each request that runs."""
@@ -129,7 +132,7 @@ class Server:
         self._work = self._best = 0.0
         self._turn = 0
         for _ in range(self.model.others):
-            self._enter(Request(-1.0, self._length(), life=self.life))
+            self._enter(Request(None, self._length(), life=self.life))
         self.clock.at(SAMPLE, self._sample)
         # Polls of real servers fall anywhere between their steps.
         self.clock.at(POLL * (0.3 + 0.7 * self.draw.random()), self._poll)
@@ -140,11 +143,12 @@ class Server:
         full = self.in_flight >= self.limit.value
         return not (full or self.down or self.clock.now < self.rests_until)
 
-    def send(self, tag: Any = None) -> None:
-        """A request of the client; with the answer comes its tag."""
+    def send(self, tag: Any = None, sent: Sent | None = None) -> None:
+        """A request of the client; with the answer comes its tag. `sent` is what its limit was told
+        already, by a dispatch."""
         now = self.clock.now
         self.in_flight += 1
-        self.limit.on_sent(now, self.in_flight)
+        sent = sent or self.limit.on_sent(now)
         if self.model.queue is not None and self.in_flight > self.model.queue:
             self.in_flight -= 1
             self.refused += 1
@@ -152,7 +156,7 @@ class Server:
             self.limit.on_full(now, 1.0)
             self.clock.at(self.rests_until, self.answered, self, None)
             return
-        request = Request(now, self._length(), life=self.life, tag=tag)
+        request = Request(sent, self._length(), life=self.life, tag=tag)
         if self.model.front:
             self._in_front += 1
             self._front_free = max(self._front_free, now) + self.model.front
@@ -226,12 +230,20 @@ class Server:
         self._advance()
         request = heapq.heappop(self._running)[2]
         self._fill()
-        if request.sent < 0:  # another client's, which sends its next at once
-            self._enter(Request(-1.0, self._length(), life=self.life))
+        if request.sent is None:  # another client's, which sends its next at once
+            self._enter(Request(None, self._length(), life=self.life))
             return
+        jitter = self.model.jitter
+        late = self.draw.expovariate(1 / jitter) if jitter else 0.0
+        self.clock.at(self.clock.now + late, self._answer, request)
+
+    def _answer(self, request: Request) -> None:
+        if request.life != self.life:
+            return
+        assert request.sent is not None
+        self.limit.on_answer(self.clock.now, request.sent, self.in_flight)
         self.in_flight -= 1
         self.answers += 1
-        self.limit.on_answer(self.clock.now, self.clock.now - request.sent, self.in_flight)
         self.answered(self, request.tag)
 
     def _sample(self) -> None:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from joycap_vllm.captioner import Captioner, CaptionerOptions
 from joycap_vllm.errors import NoEndpointError, UsageError
-from joycap_vllm.fleet import Endpoint, Entry, Fleet, Roll, listing_of
+from joycap_vllm.fleet import Endpoint, Entry, Fleet, Roll, listing_of, notes_on, usable
 from joycap_vllm.fleet.discovery import Listing
 
 from .test_fleet import make_body
-from fault_server import Asked, FaultServer, Reaction, say, serving
+from fault_server import Asked, FaultServer, Reaction, fail, say, serving
 
 
 async def test_a_file_names_one_url_a_line_with_comments_and_each_once(tmp_path: Path) -> None:
@@ -145,6 +145,24 @@ async def test_endpoints_of_a_listing_add_to_those_that_are_given(tmp_path: Path
     assert urls == {one.url, two.url}
 
 
+async def test_a_given_server_that_starts_late_joins_once_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("joycap_vllm.fleet.roll._AGAIN", 0.0)
+    late = FaultServer()
+    url, port = late.url, late.port
+    late.close()
+    with serving() as one:
+        async with Captioner(one.url, url) as joy:
+            assert ["is left out" in line for line in joy.notices] == [True]
+            again = FaultServer(port=port)
+            await until(joy.fleet, one, again)
+            news = list(joy.fleet.news)
+        again.close()
+
+    assert news == [f"{url} joins"]
+
+
 class Named(Listing):
     """A listing that is told what it names."""
 
@@ -205,6 +223,56 @@ async def test_an_endpoint_that_fails_its_check_is_told_of_once_and_gets_no_work
 
     assert len(fleet.news) == 1
     assert bad.url in fleet.news[0]
+
+
+async def test_a_key_that_only_requests_need_leaves_one_endpoint_out_and_not_the_whole_fleet() -> (
+    None
+):
+    with serving() as good, serving(lambda _: fail(401, "no such key")) as bad:
+        endpoints, left_out = await usable([bad.url, good.url], Entry())
+        async with Fleet(endpoints) as fleet:
+            roll = Roll(fleet, Named(good.url, bad.url), Entry(), look=0.02)
+            following = asyncio.create_task(roll.follow())
+            async with asyncio.timeout(10):
+                while not fleet.news:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            following.cancel()
+
+    assert [endpoint.url for endpoint in endpoints] == [good.url]
+    assert ["API key" in why for why in (left_out[0].why, *fleet.news)] == [True, True]
+    assert bad.requests == 2
+
+
+async def test_a_good_endpoint_is_found_among_thousands_that_are_not_there() -> None:
+    dead = [f"http://127.0.{n // 250}.{n % 250 + 1}:9/v1" for n in range(2000)]
+    with serving() as good:
+        endpoints, left_out = await usable([*dead, good.url], Entry())
+        told = notes_on(endpoints, left_out)
+        await endpoints[0].close()
+
+    assert [endpoint.url for endpoint in endpoints] == [good.url]
+    assert (len(told), told[-1]) == (11, "and 1,990 others")
+
+
+async def test_who_serves_another_model_is_told_of() -> None:
+    with serving() as one, serving(model="other") as two, serving() as three:
+        endpoints, left_out = await usable([one.url, two.url], Entry())
+        (told,) = notes_on(endpoints, left_out)
+        assert "different models (fault, other)" in told
+        async with Fleet(endpoints[:1]) as fleet:
+            listing = Named(one.url, three.url)
+            following = asyncio.create_task(Roll(fleet, listing, Entry(), look=0.02).follow())
+            await until(fleet, one, three)
+            listing.named = (one.url, three.url, two.url)
+            await until(fleet, one, two, three)
+            following.cancel()
+        await endpoints[1].close()
+
+    assert list(fleet.news) == [
+        f"{three.url} joins",
+        f"{two.url} joins with another model, other",
+    ]
 
 
 async def test_the_last_endpoint_that_leaves_is_waited_for_until_another_comes() -> None:

@@ -55,6 +55,42 @@ class Desk:
         return found[:count]
 
 
+def keep_busy(desk: Desk, slow: Member, turns: int) -> None:
+    """As many requests as the total allows all the time; those at `slow` never end."""
+    asked = [desk.ask(f"picture {n}") for n in range(40)]
+    for turn in range(turns):
+        quick = next((t for t in asked if t.member not in (None, slow)), None)
+        if quick is None:
+            return
+        desk.done(quick)
+        asked.remove(quick)
+        asked.append(desk.ask(f"later {turn}"))
+
+
+def test_a_slow_endpoint_does_not_gather_the_whole_of_a_given_concurrency() -> None:
+    desk = Desk(20, 20, total=20)
+    quick, slow = desk.members
+    keep_busy(desk, slow, 200)
+    assert (slow.in_flight, quick.in_flight) == (13, 7), "a half and some room"
+
+    quick.limit.rate, slow.limit.rate = 150.0, 10.0
+    desk.dispatch.reweigh()
+    assert (quick.most, slow.most) == (24, 2), "as fast as they are"
+
+
+def test_a_given_concurrency_is_all_for_those_that_are_well() -> None:
+    desk = Desk(20, 20, total=20)
+    one, two = desk.members
+    desk.dispatch.down(two, "dead", 0.0)
+    for number in range(40):
+        desk.ask(f"picture {number}")
+    assert one.in_flight == 20
+    desk.dispatch.up(two, 0.0)
+    assert two.most == 13
+    desk.dispatch.leave(two, 0.0)
+    assert one.most >= 20
+
+
 def test_an_image_goes_to_its_home_and_escapes_where_there_is_room_if_that_is_full() -> None:
     desk = Desk(2, 2)
     one, two = desk.members

@@ -25,8 +25,11 @@ def away(rate: float | None, *, vllm: bool = True) -> Place:
 
 
 @contextlib.asynccontextmanager
-async def reading(pace: float, status: int = 400) -> AsyncIterator[Endpoint]:
-    """A server that reads 64 KB, waits `pace` seconds, reads on, and refuses every body."""
+async def reading(
+    pace: float, status: int = 400, *, hasty: bool = False
+) -> AsyncIterator[Endpoint]:
+    """A server that reads 64 KB, waits `pace` seconds, reads on, and refuses every body; a hasty
+    one, as those in Go, at the first byte that shows that it cannot be JSON."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         working.append((asyncio.current_task(), writer))
@@ -34,10 +37,17 @@ async def reading(pace: float, status: int = 400) -> AsyncIterator[Endpoint]:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
                 left = int(head.split("content-length:")[1].split()[0])
+                refusal = f"HTTP/1.1 {status} No\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+                begin = await reader.readexactly(min(left, 2))
+                refused = hasty and begin.startswith(b"--")
+                if refused:
+                    writer.write(refusal)
+                left -= len(begin)
                 while left:
                     left -= len(await reader.readexactly(min(left, 1 << 16)))
                     await asyncio.sleep(pace if left else 0)
-                writer.write(f"HTTP/1.1 {status} No\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+                if not refused:
+                    writer.write(refusal)
 
     working: list[tuple[asyncio.Task[None] | None, asyncio.StreamWriter]] = []
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
@@ -64,8 +74,10 @@ async def test_a_server_near_by_is_seen_to_be_fast() -> None:
     assert rate > NEAR
 
 
-async def test_a_server_behind_a_slow_line_is_seen_to_be_slow() -> None:
-    async with reading(pace=0.01) as endpoint:  # 10 parts and 9 pauses: 90 ms at least
+@pytest.mark.parametrize("hasty", [False, True])
+async def test_a_server_behind_a_slow_line_is_seen_to_be_slow(hasty: bool) -> None:
+    # 10 parts and 9 pauses: 90 ms at least
+    async with reading(pace=0.01, hasty=hasty) as endpoint:
         rate = await measure(endpoint)
 
     assert rate is not None
@@ -111,6 +123,11 @@ def test_pictures_travel_as_far_as_they_can_without_loss() -> None:
     assert form_for([away(1e9, vllm=False)])[0] == "png0"
     assert form_for([HERE, away(NEAR - 1)])[0] == "jpeg"
     assert form_for([HERE, away(None)])[0] == "jpeg"
+
+
+def test_where_others_may_join_pictures_travel_in_a_form_that_all_servers_read() -> None:
+    assert form_for([HERE, away(NEAR)], others=True)[0] == "png0"
+    assert form_for([HERE, away(NEAR - 1)], others=True)[0] == "jpeg"
 
 
 def test_why_is_told_by_the_slowest() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -54,6 +55,21 @@ async def test_the_concurrency_holds_over_the_whole_fleet() -> None:
 
     assert server.peak == 5
     assert len(server.asked) == 30
+
+
+async def test_a_client_that_does_not_use_its_limit_is_told() -> None:
+    def slow(asked: Asked) -> Reaction:
+        return say("a caption", delay=0.02)
+
+    async def one_after_the_other(fleet: Fleet) -> None:
+        for number in range(12):
+            await fleet.ask(str(number), make_body)
+
+    with serving(slow) as server:
+        async with Fleet([Endpoint(server.url)]) as fleet:
+            await asyncio.gather(*(one_after_the_other(fleet) for _ in range(3)))
+
+            assert (fleet.capacity, fleet.bottleneck) == (4, "client")
 
 
 async def test_a_full_server_is_waited_for_at_no_charge() -> None:
@@ -180,3 +196,38 @@ async def test_the_servers_own_counts_are_summed_and_nonsense_is_none(server: Fa
             assert fleet.capacity == 4, "a fixed number follows no queue"
             server.gauges = (-1, 0)
             assert await endpoints[0].load() is None
+
+
+async def test_a_server_that_never_answers_the_test_picture_is_waited_for_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("joycap_vllm.fleet.proof._DEADLINE", 0.2)
+    with serving(lambda _: Reaction(hang=True)) as server:
+        proof = await prove(server.url)
+
+    assert not proof.ok
+    assert "no answer within" in proof.why
+    assert server.requests == 1
+
+
+async def test_an_endpoint_that_dies_and_comes_back_is_told_of_though_the_others_go_on() -> None:
+    dying = FaultServer()
+    port = dying.port
+    with serving() as other:
+        async with Fleet([Endpoint(dying.url), Endpoint(other.url)]) as fleet:
+            dying.close()
+            for number in range(20):
+                with contextlib.suppress(TransportError):
+                    await fleet.ask(str(number), make_body)
+            told = list(fleet.news)
+            fleet.news.clear()
+            back = FaultServer(port=port)
+            async with asyncio.timeout(10):
+                while not fleet.news:
+                    await asyncio.sleep(0.01)
+            again = list(fleet.news)
+        back.close()
+
+    assert [line.split(": ")[0] for line in told] == [f"{dying.url} is down"]
+    assert "cannot connect" in told[0]
+    assert again == [f"{dying.url} is up again"]

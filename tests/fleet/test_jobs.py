@@ -91,3 +91,62 @@ def _until_begun(order: list[str], process: subprocess.Popen[str]) -> None:
     while not order:
         assert time.monotonic() < deadline, process.poll()
         time.sleep(0.01)
+
+
+def test_what_the_fleet_tells_at_a_jobs_very_end_is_told_too(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "in", 1)
+    file = tmp_path / "fleet.txt"
+    with serving(lambda _: say("A dog.", delay=2.5)) as server:
+        file.write_text(f"{server.url}\nhttp://127.0.0.1:9\n")
+        call = (
+            "import joycap_vllm.job.run as run; run._LOOK = 3600.0; "
+            "from joycap_vllm.cli import main; main()"
+        )
+        flags = ["caption", tmp_path / "in", "--endpoints", file, "--no-check"]
+        done = subprocess.run(
+            [command()[0], "-c", call, *map(str, flags)],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert "it is looked at again" in done.stderr
+
+
+def test_requests_that_were_sent_twice_are_told_of_and_not_counted_twice(tmp_path: Path) -> None:
+    pictures = make_pictures(tmp_path, 12)
+    stalled: set[str] = set()
+
+    def stalls_once(asked: Asked) -> Reaction:
+        if asked.color == (11, 77, 50) and not stalled:
+            stalled.add(asked.image)
+            return Reaction(hang=True)
+        return truthful(asked)
+
+    with serving(stalls_once) as one, serving(stalls_once) as two:
+        urls = ["--base-url", one.url, "--base-url", two.url]
+        done = joycap("caption", tmp_path, *urls, "--json")
+        requests = len(jobs_requests(one)) + len(jobs_requests(two))
+        status = json.loads(joycap("status", tmp_path, "--json").stdout)
+
+    assert len(pictures) == json.loads(done.stdout)["requests"] == requests - 1
+    assert "12 requests, 1 of them late and sent twice" in done.stderr
+    assert status["writers"][0]["figures"]["hedged"] == 1
+
+
+def test_no_more_is_in_flight_than_files_may_be_open(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 250)
+    call = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200)); "
+        "from joycap_vllm.cli import main; main()"
+    )
+    with serving(lambda asked: say(truthful(asked).text, delay=0.5)) as server:
+        flags = ["caption", tmp_path, "--base-url", server.url, "--concurrency", "240", "--json"]
+        done = subprocess.run(
+            [command()[0], "-c", call, *map(str, flags)],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["ok"] == 250
+    assert "ulimit -n" in done.stderr
+    assert server.peak <= 200 * 3 // 4 - 32

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from typing import Any
 
 from hypothesis import given
@@ -14,32 +15,28 @@ from hypothesis import strategies as st
 
 from joycap_vllm.fleet import Limit, LimitOptions
 from joycap_vllm.fleet.limits import State
+from joycap_vllm.fleet.look import Look, Sent
 
 
 def rounds(limit: Limit, count: int, *, rate: float = math.inf, start: float = 0.0) -> float:
     """So many rounds of a server with a latency of 1 s that answers at most `rate` a second; what
     is in flight comes back in one burst. Returns the time."""
     now = start
+    flying = deque(limit.on_sent(now) for _ in range(limit.value))
     for _ in range(count):
-        in_flight = limit.value
-        limit.on_sent(now, in_flight)
-        seconds = max(1.0, in_flight / rate)
-        now += seconds
-        for _ in range(in_flight):
-            limit.on_answer(now, seconds, in_flight - 1)
+        now += max(1.0, len(flying) / rate)
+        for _ in range(len(flying)):
+            limit.on_answer(now, flying.popleft(), len(flying) + 1)
+            while len(flying) < limit.value:
+                flying.append(limit.on_sent(now))
     return now
 
 
-def test_it_starts_slowly_and_doubles_while_the_rate_follows() -> None:
+def test_it_starts_slowly_and_quadruples_while_the_rate_follows() -> None:
     limit = Limit()
-    values = [limit.value]
-    now = 0.0
-    for _ in range(20):
-        now = rounds(limit, 1, start=now)
-        if limit.value != values[-1]:
-            values.append(limit.value)
+    rounds(limit, 12)
 
-    assert values == [4, 8, 16, 32, 64, 128, 256, 512, 1024]
+    assert [change.new for change in limit.changes] == [16, 64, 256, 1024]
 
 
 def test_it_starts_with_what_the_server_says_it_works_on() -> None:
@@ -54,8 +51,7 @@ def test_it_starts_with_what_the_server_says_it_works_on() -> None:
 def test_it_does_not_grow_while_it_is_not_used_and_says_so() -> None:
     limit = Limit()
     for now in range(100):
-        limit.on_sent(now, 2)
-        limit.on_answer(now + 0.9, 0.9, 1)
+        limit.on_answer(now + 0.9, limit.on_sent(now), 2)
 
     assert limit.value == 4
     assert limit.wait == "client"
@@ -153,7 +149,7 @@ def test_a_fixed_limit_stays() -> None:
 
 EVENTS = st.one_of(
     st.tuples(st.just("sent"), st.integers(1, 600)),
-    st.tuples(st.just("answer"), st.floats(0, 1e5), st.integers(0, 600), st.integers(1, 600)),
+    st.tuples(st.just("answer"), st.integers(0, 600), st.integers(1, 600)),
     st.tuples(st.just("full"), st.none() | st.floats(0, 1e4)),
     st.tuples(st.just("load"), st.floats(0, 1e9), st.floats(0, 1e9), st.integers(0, 600)),
     st.just(("back",)),
@@ -172,14 +168,16 @@ def test_it_stays_in_its_bounds_whatever_happens(
     options = LimitOptions(start=4, floor=floor, ceiling=floor + more, seats=seats)
     limit = Limit(options)
     now = 0.0
+    flying: list[Sent] = []
     for passed, (kind, *told) in events:
         now += passed
         if kind == "sent":
-            limit.on_sent(now, *told)
+            flying += [limit.on_sent(now) for _ in range(*told)]
         elif kind == "answer":
-            seconds, in_flight, times = told
-            for _ in range(times):
-                limit.on_answer(now, seconds, in_flight)
+            in_flight, times = told
+            for sent in flying[:times]:
+                limit.on_answer(now, sent, in_flight)
+            del flying[:times]
         elif kind == "full":
             limit.on_full(now, *told)
         elif kind == "load":
@@ -197,8 +195,7 @@ def test_it_costs_less_than_5_microseconds_a_request() -> None:
     count = 20_000
     began = time.process_time()
     for number in range(count):
-        limit.on_sent(number * 0.001, 256)
-        limit.on_answer(number * 0.001, 0.256, 255)
+        limit.on_answer(number * 0.001, limit.on_sent(number * 0.001 - 0.256), 256)
 
     assert (time.process_time() - began) / count < 5e-6
 
@@ -218,3 +215,25 @@ def test_gauges_of_a_limit_that_is_not_used_say_nothing_of_room() -> None:
         limit.on_load(0.25 * tick, running=1, waiting=0, in_flight=1)
 
     assert limit.value == 4
+
+
+def test_a_rate_is_the_same_however_answers_are_blurred_into_bursts() -> None:
+    for blur in (0.0, 0.05, 0.3, 0.9):  # seconds, of the 1 s that each of 64 requests takes
+        look = Look(since=1)
+        flying, number = [Sent(-1.0 + blur * n / 64, -1) for n in range(64)], 0
+        for _ in range(5):
+            for place, sent in enumerate(flying):
+                now, number = sent.at + 1.0, number + 1
+                look.add(now, number, sent, 64)
+                flying[place] = Sent(now, number)
+        assert look.count > 200
+        assert 62 <= look.rate <= 66
+
+
+def test_who_was_sent_as_the_limit_rose_does_not_count() -> None:
+    limit = Limit()
+    first = [limit.on_sent(0.0) for _ in range(4)]
+    limit.on_answer(1.0, first[0], 4)
+    later = [limit.on_sent(1.0), limit.on_sent(1.0)]
+
+    assert [sent.after for sent in first + later] == [-1, -1, -1, -1, 1, -1]

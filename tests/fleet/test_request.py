@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -170,6 +172,14 @@ async def test_a_model_that_is_not_served_is_named(server: FaultServer) -> None:
     await endpoint.close()
 
 
+async def test_a_server_that_lists_odd_names_is_told_of_and_breaks_nothing() -> None:
+    with serving(model=5) as server:
+        endpoint = Endpoint(server.url)
+        with pytest.raises(NoEndpointError, match="serves 5, but not joy"):
+            await endpoint.probe("joy")
+        await endpoint.close()
+
+
 async def test_a_server_that_lists_no_models_is_asked_for_joycaption(
     server: FaultServer,
 ) -> None:
@@ -217,10 +227,25 @@ def test_urls_may_be_written_short(given_url: str, url: str) -> None:
     assert normal_url(given_url) == url
 
 
-@pytest.mark.parametrize("wrong", ["ftp://gpu:21", "http://gpu:abc/v1", "http://a,b", ""])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "ftp://gpu:21", "http://gpu:abc/v1", "http://a,b", "",
+        "http://a/v1 http://b/v1", "http://a/v1,http://b/v1", "http://a/v1\tgpu 1", "http://a/\x7f",
+    ],
+)  # fmt: skip
 def test_what_is_no_url_is_a_usage_error(wrong: str) -> None:
     with pytest.raises(UsageError, match="base URL"):
         normal_url(wrong)
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=12))
+def test_whatever_passes_for_a_base_url_can_be_sent_to(rest: str) -> None:
+    try:
+        url = normal_url(f"http://gpu{rest}")
+    except UsageError:
+        return
+    assert httpx2.URL(f"{url}/chat/completions").host
 
 
 def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
@@ -236,6 +261,15 @@ def test_a_query_in_a_url_is_refused_and_not_repeated(rest: str) -> None:
         normal_url(f"http://gpu:8000{rest}")
 
     assert "secret" not in str(caught.value)
+
+
+def test_one_more_endpoint_costs_a_millisecond_or_two_so_that_a_job_does_not_stop_for_it() -> None:
+    Endpoint("http://gpu")
+    before = time.thread_time()
+    for number in range(50):
+        Endpoint(f"http://gpu{number}")
+
+    assert time.thread_time() - before < 0.5, "each took 40 ms once"
 
 
 async def test_a_proxy_is_not_asked_for_this_machines_own_servers(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joycap_vllm.captioner import Attempt, Outcome
-from joycap_vllm.cli.wording import done, line
+from joycap_vllm.cli.wording import done, line, rows
 from joycap_vllm.fleet import Usage
 from joycap_vllm.job import Figures, Problem, Progress
 from joycap_vllm.job.figures import summed
@@ -225,6 +225,22 @@ def test_figures_come_back_as_they_were_and_nonsense_is_left_out() -> None:
     assert Figures.of_json(figures.as_json()) == figures
     assert Figures.of_json(odd) == Figures()
     assert Figures.of_json({"done": 9, "total": 3}).total == 9
+
+
+def test_what_limits_a_run_and_what_it_sent_twice_stand_where_users_look() -> None:
+    progress, clock = job(100)
+    work(progress, clock, 10, 3)
+    progress.capacity = progress.in_flight = 8
+    assert "limit" not in line(progress.figures())
+    progress.limit, progress.hedged = "front end", 2
+    figures = progress.figures()
+
+    assert "8 of 8 in flight, limit: front end" in line(figures)
+    assert "2 late requests sent twice" in line(figures)
+    assert dict(rows(figures))["retried"] == "0; 2 late requests sent twice"
+    assert Figures.of_json(figures.as_json()) == figures
+    assert (figures.at_rest().limit, figures.at_rest().hedged) == ("", 2)
+    assert (summed([figures]).limit, summed([figures, figures]).hedged) == ("front end", 4)
 
 
 def test_runs_that_share_a_job_add_up_and_the_slowest_ends_last() -> None:
