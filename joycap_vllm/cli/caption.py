@@ -40,7 +40,7 @@ from joycap_vllm.cli.flags import (
     Wire,
 )
 from joycap_vllm.cli.options import CaptionFlags
-from joycap_vllm.cli.talk import LogFormat
+from joycap_vllm.cli.talk import LogFormat, MetricsPort
 
 Inputs = Annotated[
     list[str],
@@ -307,6 +307,7 @@ def caption(
     dry_run: DryRun = False,
     as_json: AsJson = False,
     log_format: LogFormat = "text",
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Caption images, each answer judged, glitches asked again, nothing lost.
 

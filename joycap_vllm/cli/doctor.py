@@ -66,11 +66,12 @@ def _look_there(url: str, model: str | None, key: str | None) -> Proof:
     from joycap_vllm.fleet import Proof, prove
 
     try:
-        proof = asyncio.run(prove(url, model=model, api_key=key))
+        proof = asyncio.run(prove(url, model=model, api_key=key, twice=True))
     except NoEndpointError as error:
         return Proof(url, False, (str(error),), "")
     tokens = "not shown" if proof.image_tokens is None else str(proof.image_tokens)
     typer.echo(f"{proof.url}: {'fit' if proof.ok else 'not fit'}, model {proof.model}")
     typer.echo(f"  image tokens: {tokens}; literal <image>: {proof.literal_image}")
-    typer.echo(f"  test picture: {proof.answer!r}")
+    cached = "" if proof.cached is None else f"; asked again, {proof.cached} tokens from the cache"
+    typer.echo(f"  test picture: {proof.answer!r}{cached}")
     return proof

@@ -41,6 +41,7 @@ class AskFlags:
     accept_changes: bool
     as_json: bool
     log_format: str = "text"
+    metrics_port: str | None = None
     endpoints: str | None = None
 
 

@@ -28,7 +28,7 @@ from joycap_vllm.cli.flags import (
     Wire,
 )
 from joycap_vllm.cli.options import AskFlags
-from joycap_vllm.cli.talk import LogFormat
+from joycap_vllm.cli.talk import LogFormat, MetricsPort
 
 Folder = Annotated[
     Path,
@@ -69,6 +69,7 @@ def retry(
     accept_changes: AcceptChanges = False,
     as_json: AsJson = False,
     log_format: LogFormat = "text",
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Ask again what a job could not caption, with the job's own settings and new seeds.
 

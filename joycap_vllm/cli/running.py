@@ -46,6 +46,7 @@ from joycap_vllm.job import (
     export_output,
     job_folder,
     load_job,
+    metrics_served,
     read_records,
     run_job,
     told,
@@ -143,6 +144,7 @@ async def _run(settings: JobSettings, progress: Progress, stop: Stop, flags: Ask
         panel = around.enter_context(Panel(progress))
         status = StatusFile(settings.state, journal.path, urls=settings.where, shard=settings.shard)
         await around.enter_async_context(told(progress, stop, status, panel))
+        await around.enter_async_context(metrics_served(flags.metrics_port, progress))
         progress.waiting_for = "the journals to be read"
         plan = Plan(settings, await asyncio.to_thread(read_records, settings.state))
         progress.waiting_for = "what is left to do to be found"

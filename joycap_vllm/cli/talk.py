@@ -56,6 +56,16 @@ LogFormat = Annotated[
     ),
 ]
 
+MetricsPort = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[HOST:]PORT",
+        envvar="JOYCAP_METRICS_PORT",
+        help="Show the job's figures to Prometheus at /metrics, on this machine only unless a HOST "
+        "is given (extra `metrics`). Default: off.",
+    ),
+]
+
 
 def say(
     text: str,

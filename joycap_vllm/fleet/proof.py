@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 
@@ -22,6 +23,8 @@ from joycap_vllm.fleet.body import Body, request_body
 from joycap_vllm.fleet.endpoint import Endpoint
 from joycap_vllm.prompts import build_prompt
 
+# fpgaminer/joycaption issue 45, and many of vLLM itself.
+_MISCOUNTED = re.compile(r"multimodal tokens to \d+ placeholders")
 IMAGE_TOKENS = 729  # 27 x 27 patches of 14 pixels in 384 x 384
 _TRIES = 3
 _SHOWN = 10  # endpoints that are told of by name
@@ -46,6 +49,8 @@ class Proof:
         bos_tokens: How often the prompt's first token stands in it, likewise.
         literal_image: Whether the text `<image>` stands in the prompt, likewise.
         answer: What the model said.
+        cached: Tokens of the prompt that came from the cache when it was asked a second time; None
+            where it was not, or the server does not say.
     """
 
     url: str
@@ -56,6 +61,7 @@ class Proof:
     bos_tokens: int | None = None
     literal_image: bool | None = None
     answer: str = ""
+    cached: int | None = None
 
     @property
     def why(self) -> str:
@@ -73,8 +79,16 @@ def test_picture() -> bytes:
     return buffer.getvalue()
 
 
-async def prove(base_url: str, *, model: str | None = None, api_key: str | None = None) -> Proof:
+async def prove(
+    base_url: str, *, model: str | None = None, api_key: str | None = None, twice: bool = False
+) -> Proof:
     """Probes an endpoint and sends it the test picture.
+
+    Args:
+        base_url: The endpoint.
+        model: The name to ask for; None takes the first that it lists.
+        api_key: Its key.
+        twice: Whether a vLLM is asked a second time, to see what comes from its caches.
 
     Raises:
         NoEndpointError: It cannot be reached, refuses the key, or serves no such model.
@@ -82,7 +96,10 @@ async def prove(base_url: str, *, model: str | None = None, api_key: str | None 
     endpoint = Endpoint(base_url, api_key=api_key, connections=4)
     try:
         await endpoint.probe(model)
-        return await prove_endpoint(endpoint)
+        proof = await prove_endpoint(endpoint)
+        if twice and proof.ok and endpoint.abilities.vllm is not None:
+            proof = replace(proof, cached=await _cached(endpoint))
+        return proof
     finally:
         await endpoint.close()
 
@@ -101,7 +118,7 @@ async def prove_endpoint(endpoint: Endpoint) -> Proof:
         except FullError:
             return Proof(endpoint.url, True, (), name)  # busy with others' work, so alive
         except RequestError as error:
-            problems = [f"the test picture got no caption: {error}"]
+            problems = [f"the test picture got no caption: {error}{_known(str(error))}"]
             continue
         problems = [] if _is_words(answer.text) else [f"it says only {answer.text[:80]!r}"]
         if not problems:
@@ -111,6 +128,25 @@ async def prove_endpoint(endpoint: Endpoint) -> Proof:
     if answer.prompt_token_ids is None:
         return Proof(endpoint.url, not problems, tuple(problems), name, answer=answer.text)
     return await _with_tokens(endpoint, answer, problems)
+
+
+async def _cached(endpoint: Endpoint) -> int | None:
+    """Tokens of the test picture's prompt that come from the cache by now."""
+    try:
+        answer = await endpoint.send(proof_request(endpoint, most=1), _DEADLINE)
+    except RequestError:
+        return None
+    return answer.usage.cached
+
+
+def _known(error: str) -> str:
+    """What to do about an error that is known from elsewhere."""
+    if _MISCOUNTED.search(error):
+        return (
+            ". This vLLM and its transformers count image tokens differently: pip install -U vllm "
+            "(vLLM 0.8.5 wants transformers 4.51.3)"
+        )
+    return ""
 
 
 async def _with_tokens(endpoint: Endpoint, answer: Answer, problems: list[str]) -> Proof:
@@ -143,9 +179,10 @@ async def _with_tokens(endpoint: Endpoint, answer: Answer, problems: list[str]) 
     )
 
 
-def proof_request(endpoint: Endpoint, number: int = 0) -> Body:
-    """The body of a request about the test picture; of each number with another seed."""
-    sampling: dict[str, object] = {"temperature": 0.3 * number, "max_tokens": 64, "seed": number}
+def proof_request(endpoint: Endpoint, number: int = 0, *, most: int = 64) -> Body:
+    """The body of a request about the test picture, for `most` tokens; of each number with another
+    seed."""
+    sampling: dict[str, object] = {"temperature": 0.3 * number, "max_tokens": most, "seed": number}
     if endpoint.abilities.vllm is not None:
         sampling["return_token_ids"] = True
     prompt = build_prompt()

@@ -41,6 +41,7 @@ __all__ = [
     "line_of",
     "load_job",
     "make_report",
+    "metrics_served",
     "read_records",
     "report_data",
     "run_job",
@@ -84,6 +85,7 @@ _HOMES = {
     "line_of": "telling",
     "load_job": "stored",
     "make_report": "report",
+    "metrics_served": "metrics",
     "read_records": "records",
     "report_data": "telling",
     "run_job": "run",
@@ -103,6 +105,7 @@ if TYPE_CHECKING:
     from joycap_vllm.job.figures import Figures
     from joycap_vllm.job.filling import unknown_names
     from joycap_vllm.job.journal import Journal
+    from joycap_vllm.job.metrics import metrics_served
     from joycap_vllm.job.page import write_page
     from joycap_vllm.job.plan import Plan
     from joycap_vllm.job.problems import Problem

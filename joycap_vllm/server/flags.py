@@ -129,15 +129,15 @@ def _fp8_flags(command: EngineCommand, kind: str, why: str) -> Iterator[Flag]:
 
 
 def _cpu_flags(shape: ModelShape, hardware: Hardware, options: ServeOptions) -> Iterator[Flag]:
-    if options.replicas not in (None, 1):
-        raise UsageError("on a CPU there is one replica: it uses all cores already")
     if options.quantization == "fp8":
         raise UsageError("fp8 needs a GPU")
-    need = shape.weights + kv_space(shape) * GIB + 4 * GIB
+    servers = options.replicas or 1
+    need = servers * (shape.weights + kv_space(shape) * GIB + 4 * GIB)
     if hardware.ram and need > hardware.ram:
+        each = "" if servers == 1 else f"{servers} times "
         raise UsageError(
-            f"{shape.served} needs {need / GIB:.1f} GiB of memory on a CPU, and this machine has "
-            f"{hardware.ram / GIB:.1f}; `joycap serve nano` runs anywhere"
+            f"{each}{shape.served} needs {need / GIB:.1f} GiB of memory on a CPU, and this machine "
+            f"has {hardware.ram / GIB:.1f}; `joycap serve nano` runs anywhere"
         )
     sequences = options.max_num_seqs or CPU_SEQUENCES
     why = "as asked" if options.max_num_seqs else "more at once only wait for the same few cores"
@@ -168,7 +168,9 @@ def _lora_flags(options: ServeOptions) -> Iterator[Flag]:
     yield Flag("--max-lora-rank", str(fitting), f"the largest rank of the adapters is {rank}")
 
 
-def variables(hardware: Hardware, command: EngineCommand, shape: ModelShape) -> Iterator[Flag]:
+def variables(
+    hardware: Hardware, command: EngineCommand, shape: ModelShape, options: ServeOptions
+) -> Iterator[Flag]:
     yield Flag(
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE",
         str(KEEP_ALIVE_SECONDS),
@@ -182,10 +184,10 @@ def variables(hardware: Hardware, command: EngineCommand, shape: ModelShape) -> 
             str(kv_space(shape)),
             f"GiB; holds {CPU_SEQUENCES} captions, where vLLM would take a share of all memory",
         )
-        yield from _thread_variables(hardware, shape)
+        yield from _thread_variables(hardware, shape, options.replicas or 1)
 
 
-def _thread_variables(hardware: Hardware, shape: ModelShape) -> Iterator[Flag]:
+def _thread_variables(hardware: Hardware, shape: ModelShape, servers: int) -> Iterator[Flag]:
     """Threads of the model and the API server on one core take turns at waiting for each other.
 
     The nano model on two cores, 16 requests in flight: 24 to 34 captions a second with vLLM's own
@@ -202,6 +204,9 @@ def _thread_variables(hardware: Hardware, shape: ModelShape) -> Iterator[Flag]:
         )
         yield Flag("VLLM_ENABLE_V1_MULTIPROCESSING", "0", why)
         yield Flag("OMP_NUM_THREADS", "1", why)
+    if servers > 1:
+        yield Flag("VLLM_CPU_OMP_THREADS_BIND", "nobind", "several servers share the cores")
+        return
     if hardware.cores > 1:
         yield Flag("VLLM_CPU_OMP_THREADS_BIND", "auto", "leaves one core to the API server")
         return

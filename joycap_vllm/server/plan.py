@@ -46,7 +46,7 @@ def make_plan(
     seats, left_out = _seats(shape, gpus, options)
     own = [tuple(gpu_flags(command, gpu, fit, options)) for gpu, fit in seats]
     if command.is_cpu:
-        own = [()]
+        own = [()] * len(seats)
     shared = tuple(shared_flags(hardware, command, shape, options))
     taken = named(options.raw)
     wanted = dict.fromkeys(flag.name for flag in chain(shared, *own) if flag.name not in taken)
@@ -55,7 +55,7 @@ def make_plan(
     def kept(flags: Iterable[Flag]) -> tuple[Flag, ...]:
         return tuple(f for f in flags if f.name in wanted and f.name not in unknown)
 
-    found = variables(hardware, command, shape)
+    found = variables(hardware, command, shape, options)
     notes = [f"vLLM {command.version} has no {name}: left out" for name in unknown]
     notes += [*left_out, *_notes(hardware, gpus, command)]
     plan = Plan(
@@ -93,12 +93,12 @@ def _check_host(options: ServeOptions, api_key: str | None) -> None:
 def _choose_gpus(hardware: Hardware, options: ServeOptions) -> tuple[Gpu, ...]:
     gpus = hardware.gpus
     if options.gpus is not None:
-        by_index = {gpu.index: gpu for gpu in gpus}
-        missing = [str(index) for index in options.gpus if index not in by_index]
+        known = list(dict.fromkeys(gpu.index for gpu in gpus))
+        missing = [str(index) for index in options.gpus if index not in known]
         if missing:
-            there = ", ".join(str(index) for index in by_index) or "none"
+            there = ", ".join(map(str, known)) or "none"
             raise UsageError(f"no GPU {', '.join(missing)} is visible here; visible: {there}")
-        gpus = tuple(by_index[index] for index in options.gpus)
+        gpus = tuple(gpu for index in options.gpus for gpu in gpus if gpu.index == index)
     return gpus
 
 
@@ -107,7 +107,7 @@ def _seats(
 ) -> tuple[list[tuple[Gpu | None, Fit | None]], list[str]]:
     """A GPU for each replica and how the model goes on it; and which GPUs cannot hold it."""
     if not gpus:
-        return [(None, None)], []
+        return [(None, None)] * (options.replicas or 1), []
     seats: list[tuple[Gpu | None, Fit | None]] = []
     reasons: list[str] = []
     for gpu in gpus:

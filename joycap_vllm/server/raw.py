@@ -17,7 +17,15 @@ RESERVED = {
     "--ssl-keyfile": "put a proxy that speaks TLS before the server",
     "--ssl-certfile": "put a proxy that speaks TLS before the server",
     "--root-path": "joycap reaches its servers without one",
+    "--tensor-parallel-size": "each server has one GPU, and there is one for each (--replicas)",
+    "--pipeline-parallel-size": "each server has one GPU, and there is one for each (--replicas)",
+    "--data-parallel-size": "there is a server for each GPU already (--replicas)",
     "--headless": "a server that cannot be reached cannot caption",
+}
+_SHORT = {
+    "-tp": "--tensor-parallel-size",
+    "-pp": "--pipeline-parallel-size",
+    "-dp": "--data-parallel-size",
 }
 
 
@@ -34,6 +42,8 @@ def named(raw: tuple[str, ...]) -> frozenset[str]:
     """The flags that a user's words set, under both names of a switch (`--no-x`, `--x`)."""
     names = {name for word in raw if (name := flag_name(word)) is not None}
     names |= {"--quantization" for word in raw if word == "-q" or word.startswith("-q=")}
+    if "--quantization" in names:  # ours would speak of another one
+        names.add("--quantization-config")
     return frozenset(names | {f"--{name[5:]}" for name in names if name.startswith("--no-")})
 
 
@@ -55,7 +65,8 @@ def check_raw(raw: tuple[str, ...], command: EngineCommand) -> None:
     """
     if raw and flag_name(raw[0]) is None and not raw[0].startswith("-"):
         raise UsageError(f"one model at a time, and vLLM's flags behind --: {' '.join(raw)!r}")
-    for name in dict.fromkeys(filter(None, map(flag_name, raw))):
+    short = (_SHORT.get(word.split("=", 1)[0]) for word in raw)
+    for name in dict.fromkeys(filter(None, (*map(flag_name, raw), *short))):
         if name in RESERVED:
             raise UsageError(f"{name} cannot be given to vLLM directly: {RESERVED[name]}")
         if not command.knows(name):

@@ -173,10 +173,16 @@ class Tender:
         from joycap_vllm.fleet.proof import prove, require
 
         plan = self._plan
-        proof = await prove(self.replica.base_url, model=plan.served, api_key=plan.api_key)
+        proof = await prove(
+            self.replica.base_url, model=plan.served, api_key=plan.api_key, twice=True
+        )
         require([proof])
         tokens = "" if proof.image_tokens is None else f" ({proof.image_tokens} image tokens)"
         self._on_line(f"test picture passed{tokens}: {' '.join(proof.answer.split())}")
+        if proof.cached:
+            self._on_line(f"asked again, {proof.cached} tokens of it came from the cache")
+        elif proof.cached is not None:
+            self._on_line("asked again, none of it came from the cache: each prompt costs in full")
 
     def _turn(self, state: State, why: str = "") -> None:
         self.state = state

@@ -269,6 +269,8 @@ def test_the_arithmetic_is_that_of_the_model(
         (ServeOptions(port=70000), "no such port"),
         (ServeOptions(raw=("--port", "1")), "use joycap's own --port"),
         (ServeOptions(raw=("--api-key=x",)), "use --api-key-file"),
+        (ServeOptions(raw=("-tp", "2")), "each server has one GPU"),
+        (ServeOptions(raw=("--data_parallel_size=2",)), "a server for each GPU already"),
         (ServeOptions(raw=("more", "words")), "one model at a time"),
     ],
 )
@@ -302,6 +304,12 @@ def test_raw_flags_are_appended_and_drop_ours_of_the_same_name() -> None:
     assert not {"--max-num-seqs", "--enable-prefix-caching", "--limit-mm-per-prompt"} & set(
         values(plan)
     )
+
+
+def test_a_raw_quantization_takes_our_settings_of_it_with_it() -> None:
+    flags = values(plan_on(machine(RTX_4090), ServeOptions(raw=("-q", "awq_marlin"))))
+
+    assert not {"--quantization", "--quantization-config"} & set(flags)
 
 
 def test_a_raw_name_of_the_model_is_the_name_that_clients_use() -> None:
@@ -348,10 +356,19 @@ def test_joycaption_on_a_small_machine_without_gpu_is_refused() -> None:
         plan_on(machine(ram=16), command=CPU)
 
 
-def test_a_cpu_takes_neither_replicas_nor_fp8() -> None:
-    for options in (ServeOptions(replicas=2), ServeOptions(quantization="fp8")):
-        with pytest.raises(UsageError):
-            plan_on(machine(), options, command=CPU, shape=NANO)
+def test_a_cpu_takes_no_fp8() -> None:
+    with pytest.raises(UsageError, match="fp8 needs a GPU"):
+        plan_on(machine(), ServeOptions(quantization="fp8"), command=CPU, shape=NANO)
+
+
+def test_a_cpu_holds_as_many_servers_as_its_memory_does() -> None:
+    two = ServeOptions(replicas=2)
+    plan = plan_on(machine(ram=16), two, command=CPU, shape=NANO)
+
+    assert [replica.port for replica in plan.replicas] == [8000, 8001]
+    assert plan.replicas[1].env["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    with pytest.raises(UsageError, match="2 times joycap-nano needs 10"):
+        plan_on(machine(ram=8), two, command=CPU, shape=NANO)
 
 
 def test_a_gpu_build_without_a_gpu_is_planned_but_not_started() -> None:
