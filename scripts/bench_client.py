@@ -10,7 +10,9 @@ medians count. The stub answers after 1 s and has 256 slots.
 
 Then CPU for each request apart from image work: the same command with `prepare` replaced by one
 that has its picture ready (60 KB as jpeg, 442 KB as bmp), so nothing has to be subtracted; and of
-two runs of unequal length the difference, so that starting does not count. Last, the most memory
+two runs of unequal length the difference, so that starting does not count; beside the openai
+client's bare `post` of a ready body, and joycap's own request path without the job, in the same
+minutes. Last, the most memory
 at 512 in flight, with the image work, where answers take 3 s.
 """
 
@@ -135,6 +137,48 @@ async def by_sdk(url: str, files: list[Path], at_once: int) -> None:
     await for_each(files, at_once, send)
 
 
+async def by_post(url: str, count: int, at_once: int) -> None:
+    """The least that the openai client itself costs: the same body, ready, through its aiohttp."""
+    import httpx2
+    from openai import AsyncOpenAI, DefaultAioHttpClient
+
+    limits = httpx2.Limits(max_connections=at_once, max_keepalive_connections=at_once)
+    http = DefaultAioHttpClient(limits=limits, timeout=600)
+    client = AsyncOpenAI(base_url=url, api_key="none", max_retries=0, http_client=http)
+    picture = base64.b64encode(os.urandom(READY["jpeg"])).decode()
+    image = {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{picture}"}}
+    content = [image, {"type": "text", "text": PROMPT}]
+    asked = {"model": "stub", "messages": [{"role": "user", "content": content}], "max_tokens": 512}
+    body = json.dumps(asked).encode()
+    headers = {"Content-Type": "application/json"}
+
+    async def send(_: Path) -> None:
+        answer = await client.post(
+            "/chat/completions", cast_to=httpx2.Response, content=body, options={"headers": headers}
+        )
+        require(json.loads(answer.content)["choices"][0]["message"]["content"])
+
+    await for_each([Path()] * count, at_once, send)
+
+
+async def by_path(url: str, count: int, at_once: int) -> None:
+    """What joycap's own way of sending costs without the job around it: body, request, answer."""
+    from joycap_vllm.fleet import Endpoint, request_body
+
+    endpoint, picture = Endpoint(url, connections=at_once), os.urandom(READY["jpeg"])
+    sampling = {"temperature": 0.6, "max_tokens": 512, "seed": 1}
+
+    async def send(_: Path) -> None:
+        body = request_body(
+            model="stub", system="", text=PROMPT, picture=picture, mime="image/jpeg",
+            sampling=sampling,
+        )  # fmt: skip
+        require((await endpoint.send(body, 600.0)).text)
+
+    await for_each([Path()] * count, at_once, send)
+    await endpoint.close()
+
+
 async def by_wire(url: str, files: list[Path], at_once: int) -> None:
     """The least that sending originals costs: bare aiohttp, base64 between constant bytes."""
     import aiohttp
@@ -182,6 +226,10 @@ def peer(name: str, folder: Path, url: str, at_once: int, wire: str) -> None:
     if name.startswith("sdk"):
         bound = name.removeprefix("sdk-")
         asyncio.run(by_sdk(url, files, len(files) if bound == "all" else int(bound)))
+    elif name.startswith("post-"):
+        asyncio.run(by_post(url, len(files), int(name.removeprefix("post-"))))
+    elif name.startswith("path-"):
+        asyncio.run(by_path(url, len(files), int(name.removeprefix("path-"))))
     elif name == "wire":
         asyncio.run(by_wire(url, files, at_once))
     elif name == "threads":
@@ -236,7 +284,8 @@ def measure(arguments: list[str]) -> Run:
 
 def caption(folder: Path, out: Path, url: str, at_once: int, *more: str, ready: str = "") -> Run:
     """One job of `joycap caption`, from nothing."""
-    shutil.rmtree(out, ignore_errors=True)
+    # Deleted at the end: ext4 searches long for an inode where thousands were freed just before.
+    out = Path(tempfile.mkdtemp(dir=out))
     words = ["caption", str(folder), "--base-url", url, "--out", str(out), "--json", "--no-check"]
     words += ["--concurrency", str(at_once), *more]
     return measure([f"joycap-{ready}" if ready else "joycap", *words])
@@ -294,19 +343,27 @@ def rows(title: str, folder: Path, out: Path, repeat: int) -> Iterator[str]:
 def request_rows(folder: Path, out: Path, repeat: int, count: int) -> Iterator[str]:
     """CPU for each request apart from image work, by what is in flight; `count` is how many
     requests the longer of two runs has more."""
-    yield "| in flight | wire | CPU ms a request |\n|--:|---|--:|"
+    yield "| in flight | what | CPU ms a request | at best |\n|--:|---|--:|--:|"
     picture = [draw((384, 384), 20, 85)]
     for at_once in IN_FLIGHT:
         less = fill(folder / f"less-{at_once}", 2 * at_once, picture)
         more = fill(folder / f"more-{at_once}", 2 * at_once + count, picture)
-        for wire in READY:
-            found = []
-            with stub(StubOptions(slots=2 * at_once, latency=1.0)) as server:
-                for _ in range(repeat):
-                    short = caption(less, out, server.url, at_once, ready=wire)
-                    long = caption(more, out, server.url, at_once, ready=wire)
-                    found.append((long.cpu - short.cpu) / count * 1e3)
-            yield f"| {at_once} | {wire} | {statistics.median(found):.2f} |"
+        found: dict[str, list[float]] = {}
+        with stub(StubOptions(slots=2 * at_once, latency=1.0)) as server:
+            for _ in range(repeat):
+                for what in ("post", "path", *READY):
+                    took = []
+                    for files in (less, more):
+                        if what in READY:
+                            run = caption(files, out, server.url, at_once, ready=what)
+                        else:
+                            run = measure([f"{what}-{at_once}", str(files), server.url])
+                        took.append(run.cpu)
+                    found.setdefault(what, []).append((took[1] - took[0]) / count * 1e3)
+        names = {"post": "openai's bare post, jpeg", "path": "joycap's request path alone, jpeg"}
+        for what, each in found.items():
+            name = names.get(what, f"the whole job, {what}")
+            yield f"| {at_once} | {name} | {statistics.median(each):.2f} | {min(each):.2f} |"
     yield "\n| wire | MB at 512 in flight |\n|---|--:|"
     # Pictures of 384 x 384 would travel as they are.
     work = fill(folder / "work", 2000, [draw((400, 400), 20, 85)])
@@ -337,6 +394,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=4000, help="of the second part; 0: none")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="joycap-bench-", dir=given.folder))
+    (folder / "out").mkdir()
     kinds = {
         "1024x1024": (given.pictures, (1024, 1024), 21.0, 85),
         "12 megapixels": (given.large, (4000, 3000), 14.0, 75),
