@@ -126,7 +126,7 @@ def bench(
       joycap bench --serve nano --levels 8,16,32 --seconds 5 --json
 
     Exit codes: 0 measured, 2 wrong usage, 3 no endpoint, 5 the server that
-    --serve started died, 130 interrupted (what was measured so far is printed).
+    --serve started keeps dying, 130 interrupted (what was measured so far is printed).
     """
     from joycap_vllm.cli.benching import BenchFlags, run_bench
 

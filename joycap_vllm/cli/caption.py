@@ -326,7 +326,7 @@ def caption(
       joycap caption "shards/{000..099}.tar" --format tar --out captioned/
 
     Exit codes: 0 every task is ok, 1 some are glitched or failed, 2 wrong usage, 3 no endpoint,
-    4 other settings than the journal's, 5 the server that --serve started died, 130 interrupted.
+    4 other settings than the journal's, 5 the server of --serve keeps dying, 130 interrupted.
     """
     from joycap_vllm.cli.running import run_caption
 

@@ -7,19 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from joycap_vllm.cli.launched import BaseUrls, urls_of
+
 if TYPE_CHECKING:
     from joycap_vllm.fleet import Proof
 
 
 def doctor(
-    base_urls: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--base-url",
-            envvar=["JOYCAP_BASE_URL", "OPENAI_BASE_URL"],
-            help="Server to look at. (default: those that run here, or http://127.0.0.1:8000/v1)",
-        ),
-    ] = None,
+    base_urls: BaseUrls = None,
     model: Annotated[
         str | None, typer.Option(envvar="JOYCAP_MODEL", help="(default: what the server lists)")
     ] = None,
@@ -37,7 +32,7 @@ def doctor(
 
     key = api_key(api_key_file)
     _look_here()
-    proofs = [_look_there(url, model, key) for url in base_urls or _running()]
+    proofs = [_look_there(url, model, key) for url in urls_of(base_urls)]
     require(proofs)
 
 
@@ -50,13 +45,6 @@ def _look_here() -> None:
     for found in checkup(look(), installed()):
         mend = f"  ->  {found.mend}" if found.mend else ""
         typer.echo(f"  {marks[found.level]}{found.text}{mend}")
-
-
-def _running() -> list[str]:
-    from joycap_vllm.captioner import DEFAULT_URL
-    from joycap_vllm.server import launches
-
-    return [server.url for launch in launches() for server in launch.servers] or [DEFAULT_URL]
 
 
 def _look_there(url: str, model: str | None, key: str | None) -> Proof:

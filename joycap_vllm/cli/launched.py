@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
@@ -13,8 +13,26 @@ import typer
 if TYPE_CHECKING:
     from joycap_vllm.server import Change, Launch
 
+BaseUrls = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--base-url",
+        envvar=["JOYCAP_BASE_URL", "OPENAI_BASE_URL"],
+        help="Server to look at. (default: those that run here, or http://127.0.0.1:8000/v1)",
+    ),
+]
 _STOP_SECONDS = 120.0  # a drain takes 60, and a kill some more
 _NONE = 3  # exit code where no server is there
+
+
+def urls_of(given: list[str] | None) -> list[str]:
+    """The servers to look at: those named, else those that `joycap serve` runs here, else the
+    usual address."""
+    from joycap_vllm.captioner import DEFAULT_URL
+    from joycap_vllm.server import launches
+
+    running = [server.url for launch in launches() for server in launch.servers]
+    return given or running or [DEFAULT_URL]
 
 
 def show(port: int | None, *, as_json: bool) -> int:

@@ -193,11 +193,7 @@ def serve(
     have captioned a test picture. A server that dies is started again.
     """
     if status or stop:
-        from joycap_vllm.cli.launched import show, stop_all
-
-        source = context.get_parameter_source("port")
-        chosen = None if source is None or source.name == "DEFAULT" else port
-        raise typer.Exit(stop_all(chosen) if stop else show(chosen, as_json=as_json))
+        raise typer.Exit(_look_or_stop(context, port, stop=stop, as_json=as_json))
     from joycap_vllm.server import ServeOptions, read_api_key, read_gpus, read_loras, read_replicas
 
     # Behind a bare `--` the first word of vLLM's flags looks like the model.
@@ -226,6 +222,14 @@ def serve(
         _print_plan(options, shell)
     else:
         _serve(options, as_json)
+
+
+def _look_or_stop(context: typer.Context, port: int, *, stop: bool, as_json: bool) -> int:
+    from joycap_vllm.cli.launched import show, stop_all
+
+    source = context.get_parameter_source("port")
+    chosen = None if source is None or source.name == "DEFAULT" else port
+    return stop_all(chosen) if stop else show(chosen, as_json=as_json)
 
 
 def _print_plan(options: ServeOptions, shell: ShellChoice | None) -> None:

@@ -7,38 +7,13 @@ import re
 import sys
 import time
 from dataclasses import asdict
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from joycap_vllm.server import Change
 
 # Lines that come again and again while something grows.
 _GROWS = re.compile(r"\d+%(?:\||\s*Completed)|^Downloading .*%")
-
-
-class Told(Protocol):
-    """Who tells."""
-
-    def line(self, text: str) -> None:
-        """Words of the launcher or of vLLM."""
-
-    def change(self, change: Change) -> None:
-        """A server's new state."""
-
-    def ready(self) -> None:
-        """All servers are ready."""
-
-    def __enter__(self) -> Told:
-        """Begins."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Ends."""
 
 
 class Events:

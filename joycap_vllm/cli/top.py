@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from joycap_vllm.cli.launched import BaseUrls, urls_of
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -23,14 +25,7 @@ _COLUMNS = (
 
 
 def top(
-    base_urls: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--base-url",
-            envvar=["JOYCAP_BASE_URL", "OPENAI_BASE_URL"],
-            help="Server to look at. (default: those that run here, or http://127.0.0.1:8000/v1)",
-        ),
-    ] = None,
+    base_urls: BaseUrls = None,
     interval: Annotated[
         float, typer.Option(envvar="JOYCAP_INTERVAL", min=0.2, help="Seconds between two looks.")
     ] = 2.0,
@@ -49,12 +44,9 @@ def top(
 
     Exit code 3 if no engine answers.
     """
-    from joycap_vllm.captioner import DEFAULT_URL
     from joycap_vllm.fleet import normal_url
-    from joycap_vllm.server import launches
 
-    running = [server.url for launch in launches() for server in launch.servers]
-    urls = [normal_url(url) for url in base_urls or running or [DEFAULT_URL]]
+    urls = [normal_url(url) for url in urls_of(base_urls)]
     looks = _looks(urls, interval)
     if once or as_json or not sys.stdout.isatty():
         _print(looks, once=once, as_json=as_json)

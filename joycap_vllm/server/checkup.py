@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from joycap_vllm.errors import UsageError
-from joycap_vllm.server.hardware import GIB, Gpu, Hardware
+from joycap_vllm.server.hardware import GIB, Gpu, Hardware, gib
 from joycap_vllm.server.memory import fit
 from joycap_vllm.server.shape import JOYCAPTION, ModelShape
 
@@ -115,8 +115,8 @@ def bad_pair(vllm: str | None, transformers: str | None) -> str:
 
 
 def _machine(hardware: Hardware) -> Iterator[Finding]:
-    free = "" if hardware.ram_free is None else f", {_gib(hardware.ram_free)} of them free"
-    yield Finding("good", f"{hardware.cores} CPU cores, {_gib(hardware.ram)} of memory{free}")
+    free = "" if hardware.ram_free is None else f", {gib(hardware.ram_free)} GiB of them free"
+    yield Finding("good", f"{hardware.cores} CPU cores, {gib(hardware.ram)} GiB of memory{free}")
 
 
 def _gpus(hardware: Hardware, shape: ModelShape) -> Iterator[Finding]:
@@ -140,7 +140,7 @@ def _gpus(hardware: Hardware, shape: ModelShape) -> Iterator[Finding]:
 def _gpu(gpu: Gpu, shape: ModelShape) -> Iterator[Finding]:
     capability = "" if gpu.maker == "amd" else f", compute capability {_dotted(gpu.capability)}"
     link = ", NVLink" if gpu.nvlink else ""
-    named = f"GPU {gpu.index}: {gpu.name}, {_gib(gpu.free)} of {_gib(gpu.total)} free"
+    named = f"GPU {gpu.index}: {gpu.name}, {gib(gpu.free)} of {gib(gpu.total)} GiB free"
     try:
         found = fit(shape, gpu)
     except UsageError as error:
@@ -154,7 +154,7 @@ def _gpu(gpu: Gpu, shape: ModelShape) -> Iterator[Finding]:
             name = process.name or "a process"
             yield Finding(
                 "note",
-                f"GPU {gpu.index}: {name} ({process.pid}) holds {_gib(process.held)} of it",
+                f"GPU {gpu.index}: {name} ({process.pid}) holds {gib(process.held)} GiB of it",
                 "end it for more captions at once",
             )
 
@@ -181,7 +181,7 @@ def _engine(hardware: Hardware, here: Installed) -> Iterator[Finding]:
 def _disk(hardware: Hardware, shape: ModelShape, here: Installed) -> Iterator[Finding]:
     if hardware.disk_free is None or hardware.weights is None:
         return
-    place = f"{_gib(hardware.disk_free)} free in {hardware.weights}"
+    place = f"{gib(hardware.disk_free)} GiB free in {hardware.weights}"
     there = hardware.weights / f"models--{shape.model.replace('/', '--')}"
     if there.is_dir():
         yield Finding("good", f"{shape.model} is loaded down already; {place}")
@@ -189,11 +189,13 @@ def _disk(hardware: Hardware, shape: ModelShape, here: Installed) -> Iterator[Fi
         wanted = here.vllm is not None and bool(hardware.gpus)
         yield Finding(
             "bad" if wanted else "note",
-            f"{place}: too little for JoyCaption's weights ({_gib(shape.weights)})",
+            f"{place}: too little for JoyCaption's weights ({gib(shape.weights)} GiB)",
             "set HF_HOME to a folder on a larger disk",
         )
     else:
-        yield Finding("good", f"{place}: enough for JoyCaption's weights ({_gib(shape.weights)})")
+        yield Finding(
+            "good", f"{place}: enough for JoyCaption's weights ({gib(shape.weights)} GiB)"
+        )
 
 
 def _client(here: Installed) -> Iterator[Finding]:
@@ -228,7 +230,3 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _dotted(capability: tuple[int, int]) -> str:
     return ".".join(map(str, capability))
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.1f} GiB"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from joycap_vllm.server.command import DOCKER_IMAGE
 from joycap_vllm.server.flags import TEMPLATE
+from joycap_vllm.server.hardware import hub_home
 from joycap_vllm.server.values import Flag, Plan, Replica
 
 INSIDE_TEMPLATE = "/joycap/chat_template.jinja"
@@ -20,7 +21,7 @@ def docker_argv(plan: Plan, replica: Replica, environ: Mapping[str, str]) -> tup
     argv += ["--gpus", "all" if gpu is None else f"device={gpu.selector}"]
     published = f"[{host}]" if ":" in host else host
     argv += ["-p", f"{published}:{port}:{INSIDE_PORT}"]
-    argv += ["-v", f"{hub_cache(environ)}:/root/.cache/huggingface"]
+    argv += ["-v", f"{hub_home(environ)}:/root/.cache/huggingface"]
     argv += ["-v", f"{TEMPLATE}:{INSIDE_TEMPLATE}:ro"]
     model = plan.shape.model
     if Path(model).is_dir():
@@ -44,13 +45,6 @@ def docker_cleanup(port: int) -> tuple[str, ...]:
 
 def container(port: int) -> str:
     return f"joycap-{port}"
-
-
-def hub_cache(environ: Mapping[str, str]) -> Path:
-    """Where huggingface_hub keeps its files, by its own variables."""
-    if environ.get("HF_HOME"):
-        return Path(environ["HF_HOME"])
-    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
 
 
 def _flag_words(flags: Iterable[Flag]) -> tuple[list[str], list[str]]:

@@ -31,11 +31,6 @@ class Engine:
         assert isinstance(error, JoycapError)  # noqa: S101  (a care ends in no other way)
         return error
 
-    def kill(self) -> None:
-        """Ends all servers at once, without letting them finish."""
-        for tender in self.tenders:
-            tender.kill()
-
 
 @asynccontextmanager
 async def engine(

@@ -9,7 +9,7 @@ from pathlib import Path
 from joycap_vllm.errors import UsageError
 from joycap_vllm.server.command import EngineCommand
 from joycap_vllm.server.hardware import GIB, Gpu, Hardware
-from joycap_vllm.server.memory import BF16_CAPABILITY, IMAGE_TOKENS, Fit
+from joycap_vllm.server.memory import BF16_CAPABILITY, Fit
 from joycap_vllm.server.shape import ModelShape
 from joycap_vllm.server.values import Flag, ServeOptions
 
@@ -73,7 +73,11 @@ def shared_flags(
 
 
 def gpu_flags(
-    command: EngineCommand, gpu: Gpu | None, fit: Fit | None, options: ServeOptions
+    command: EngineCommand,
+    shape: ModelShape,
+    options: ServeOptions,
+    gpu: Gpu | None,
+    fit: Fit | None,
 ) -> Iterator[Flag]:
     """The flags of the replica on one GPU; few where no GPU is known."""
     if options.max_num_seqs is not None:
@@ -94,7 +98,7 @@ def gpu_flags(
     yield Flag("--gpu-memory-utilization", f"{fit.share:g}", fit.share_why)
     if options.max_num_seqs is None:
         yield Flag("--max-num-seqs", str(fit.sequences), fit.arithmetic)
-    images = choice.batched_tokens // IMAGE_TOKENS
+    images = choice.batched_tokens // shape.image_tokens
     yield Flag(
         "--max-num-batched-tokens",
         str(choice.batched_tokens),

@@ -152,12 +152,21 @@ def visible(gpus: tuple[Gpu, ...], setting: str | None) -> tuple[Gpu, ...]:
     return tuple(chosen)
 
 
-def weights_folder(environ: Mapping[str, str]) -> Path:
-    """Where Hugging Face's library keeps what it loads down."""
-    if hub := environ.get("HF_HUB_CACHE"):
-        return Path(hub).expanduser()
+def hub_home(environ: Mapping[str, str]) -> Path:
+    """Where huggingface_hub keeps its files, by its own variables."""
     home = environ.get("HF_HOME") or f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
-    return Path(home).expanduser() / "hub"
+    return Path(home).expanduser()
+
+
+def weights_folder(environ: Mapping[str, str]) -> Path:
+    """Where huggingface_hub keeps the weights that it loads down."""
+    hub = environ.get("HF_HUB_CACHE")
+    return Path(hub).expanduser() if hub else hub_home(environ) / "hub"
+
+
+def gib(size: int) -> str:
+    """Bytes as GiB, as "23.5"."""
+    return f"{size / GIB:.1f}"
 
 
 def _disk_free(folder: Path) -> int | None:

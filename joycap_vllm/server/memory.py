@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from joycap_vllm.errors import UsageError
-from joycap_vllm.server.hardware import GIB, Gpu
+from joycap_vllm.server.hardware import GIB, Gpu, gib
 from joycap_vllm.server.shape import ModelShape
 
 Quantization = Literal["auto", "none", "fp8"]
 
 SEQUENCE_TOKENS = 1100
-IMAGE_TOKENS = 729
 CUDA = GIB // 2
 SHARE = 0.92
 SHARE_OF_SMALL = 0.95  # where each gigabyte counts
@@ -98,8 +97,8 @@ class Fit:
     def arithmetic(self) -> str:
         """The arithmetic in a line."""
         return (
-            f"{_gib(self.budget)} GiB - {_gib(self.weights)} of weights - {_gib(self.work)} of "
-            f"work space = {_gib(self.kv)} of KV cache = {self.kv_tokens:,} tokens = "
+            f"{gib(self.budget)} GiB - {gib(self.weights)} of weights - {gib(self.work)} of "
+            f"work space = {gib(self.kv)} of KV cache = {self.kv_tokens:,} tokens = "
             f"{self.captions} captions of {SEQUENCE_TOKENS:,}"
         )
 
@@ -181,7 +180,7 @@ def _share(shape: ModelShape, gpu: Gpu) -> tuple[float, str]:
     held = gpu.total - gpu.free
     names = ", ".join(dict.fromkeys(p.name.rpartition("/")[2] for p in gpu.processes if p.name))
     return max(free, 0.0), (
-        f"other processes hold {_gib(held)} GiB of this GPU{f' ({names})' if names else ''}"
+        f"other processes hold {gib(held)} GiB of this GPU{f' ({names})' if names else ''}"
     )
 
 
@@ -217,14 +216,10 @@ def _too_small(shape: ModelShape, gpu: Gpu, best: Fit) -> str:
         ways.append("a checkpoint quantised to 4 bits needs 10 GB")
     ways.append("`joycap serve nano` runs anywhere")
     return (
-        f"{shape.served} does not fit on {_named(gpu)}: {kind} it needs {_gib(least)} GiB, and "
-        f"{_gib(best.budget)} of {_gib(gpu.total)} GiB can be had. What helps: {'; '.join(ways)}"
+        f"{shape.served} does not fit on {_named(gpu)}: {kind} it needs {gib(least)} GiB, and "
+        f"{gib(best.budget)} of {gib(gpu.total)} GiB can be had. What helps: {'; '.join(ways)}"
     )
 
 
 def _named(gpu: Gpu) -> str:
     return f"GPU {gpu.index} ({gpu.name})"
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.1f}"

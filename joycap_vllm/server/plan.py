@@ -44,7 +44,7 @@ def make_plan(
     if not gpus and not command.is_cpu and obstacle is None:
         obstacle = f"no GPU is visible here, and vLLM {command.version} is a build for GPUs"
     seats, left_out = _seats(shape, gpus, options)
-    own = [tuple(gpu_flags(command, gpu, fit, options)) for gpu, fit in seats]
+    own = [tuple(gpu_flags(command, shape, options, gpu, fit)) for gpu, fit in seats]
     if command.is_cpu:
         own = [()] * len(seats)
     shared = tuple(shared_flags(hardware, command, shape, options))

@@ -133,7 +133,11 @@ class Tender:
 
     async def _live(self) -> EngineError:
         """One life of the server, from its start to its death."""
-        self._process = process = await start(self._plan, self.replica, self._on_line)
+        try:
+            process = await start(self._plan, self.replica, self._on_line)
+        except EngineError as error:  # such as for want of processes, which may pass
+            return error
+        self._process = process
         self._turn(State.STARTING)
         try:
             await _ready(process, self._plan.start_timeout)

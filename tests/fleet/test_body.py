@@ -8,7 +8,7 @@ import contextlib
 import json
 import re
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 
 import pytest
@@ -174,21 +174,25 @@ async def test_at_the_deadline_the_server_sees_the_connection_close() -> None:
     assert len(served.bodies) == 1
 
 
-async def test_requests_in_flight_hold_nothing_but_their_pictures() -> None:
-    picture, count = bytes(300_000), 30
+async def held_in_flight(bodies: Iterable[Body]) -> int:
+    """Bytes that requests hold whose answers are awaited, with what was made for them."""
     async with door(keep=False, opened=False) as served, endpoint_of(served.url) as endpoint:
         tracemalloc.start()
         try:
-            requests = [
-                asyncio.create_task(endpoint.send(body_with(picture), 30)) for _ in range(count)
-            ]
-            for _ in range(count):
+            requests = [asyncio.create_task(endpoint.send(body, 30)) for body in bodies]
+            for _ in requests:
                 await served.read.acquire()
             held = tracemalloc.get_traced_memory()[0]
         finally:
             tracemalloc.stop()
         served.answer.set()
         await asyncio.gather(*requests)
+    return held
+
+
+async def test_requests_in_flight_hold_nothing_but_their_pictures() -> None:
+    picture, count = bytes(300_000), 30
+    held = await held_in_flight(body_with(picture) for _ in range(count))
 
     assert held < count * len(body_with(picture)) / 3
 
@@ -196,22 +200,12 @@ async def test_requests_in_flight_hold_nothing_but_their_pictures() -> None:
 async def test_a_picture_that_can_be_had_again_takes_no_memory_while_answers_are_awaited() -> None:
     size, count = 300_000, 30
 
-    async def make() -> Prepared:
+    def make() -> Prepared:
         return Prepared(bytes(size), "image/bmp", 1, 1, 1, "ab" * 32)
 
-    async with door(keep=False, opened=False) as served, endpoint_of(served.url) as endpoint:
-        tracemalloc.start()
-        try:
-            requests = [
-                asyncio.create_task(endpoint.send(body_with(Picture(await make(), again=make)), 30))
-                for _ in range(count)
-            ]
-            for _ in range(count):
-                await served.read.acquire()
-            held = tracemalloc.get_traced_memory()[0]
-        finally:
-            tracemalloc.stop()
-        served.answer.set()
-        await asyncio.gather(*requests)
+    async def again() -> Prepared:
+        return make()
+
+    held = await held_in_flight(body_with(Picture(make(), again=again)) for _ in range(count))
 
     assert held < count * size / 3
