@@ -38,7 +38,7 @@ def doctor(
 
 def _look_here() -> None:
     from joycap_vllm.server.checkup import checkup, installed
-    from joycap_vllm.server.hardware import look
+    from joycap_vllm.server.looking import look
 
     marks = {"good": "  ", "note": "- ", "bad": "! "}
     typer.echo("this machine")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from joycap_vllm.server.command import DOCKER_IMAGE
 from joycap_vllm.server.flags import TEMPLATE
-from joycap_vllm.server.hardware import hub_home
+from joycap_vllm.server.looking import hub_home
 from joycap_vllm.server.values import Flag, Plan, Replica
 
 INSIDE_TEMPLATE = "/joycap/chat_template.jinja"

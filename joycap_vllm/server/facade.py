@@ -10,7 +10,8 @@ from collections.abc import Callable
 from joycap_vllm.errors import UsageError
 from joycap_vllm.server import command as commands
 from joycap_vllm.server.command import EngineCommand
-from joycap_vllm.server.hardware import Hardware, look
+from joycap_vllm.server.hardware import Hardware
+from joycap_vllm.server.looking import look
 from joycap_vllm.server.plan import make_plan
 from joycap_vllm.server.shape import NANO, ModelShape, nano_shape, shape_of
 from joycap_vllm.server.values import Plan, ServeOptions

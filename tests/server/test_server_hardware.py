@@ -10,7 +10,8 @@ import pytest
 from machines import machine
 
 from joycap_vllm.server import amd, nvidia
-from joycap_vllm.server.hardware import GIB, Gpu, GpuProcess, look, visible, weights_folder
+from joycap_vllm.server.hardware import GIB, Gpu, GpuProcess
+from joycap_vllm.server.looking import look, visible, weights_folder
 
 SMI = """\
 0, GPU-1f2e, NVIDIA GeForce RTX 4090, 24564, 23028, 8.9
