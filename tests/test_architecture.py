@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "server": LEAF | {"prompts", "fleet", "nano"},
     "gateway": LEAF | {"prompts", "images", "fleet", "glitch", "captioner"},
     "scale": LEAF | {"prompts", "images", "fleet", "glitch", "captioner"},
-    "bench": LEAF | {"prompts", "fleet", "captioner", "sources", "server"},
+    "bench": LEAF | {"prompts", "images", "fleet", "captioner", "sources", "server"},
 }
 
 

@@ -7,6 +7,7 @@ from joycap_vllm.bench.compare import NOTE, Comparison
 from joycap_vllm.bench.measured import Measured
 from joycap_vllm.bench.pictures import DRAWN, DrawnPictures, GivenPictures, Pictures, given_pictures
 from joycap_vllm.bench.run import Bench, BenchOptions
+from joycap_vllm.bench.speed import pictures_per_second
 from joycap_vllm.bench.verdict import Finding
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "Measured",
     "Pictures",
     "given_pictures",
+    "pictures_per_second",
 ]

@@ -49,8 +49,8 @@ class Proof:
         bos_tokens: How often the prompt's first token stands in it, likewise.
         literal_image: Whether the text `<image>` stands in the prompt, likewise.
         answer: What the model said.
-        cached: Tokens of the prompt that came from the cache when it was asked a second time; None
-            where it was not, or the server does not say.
+        again: The answer to the same request once more, where it was sent and answered.
+        seconds: What that took.
     """
 
     url: str
@@ -61,7 +61,13 @@ class Proof:
     bos_tokens: int | None = None
     literal_image: bool | None = None
     answer: str = ""
-    cached: int | None = None
+    again: Answer | None = None
+    seconds: float = 0.0
+
+    @property
+    def cached(self) -> int | None:
+        """Tokens of the prompt that came from the cache the second time."""
+        return None if self.again is None else self.again.usage.cached
 
     @property
     def why(self) -> str:
@@ -88,7 +94,7 @@ async def prove(
         base_url: The endpoint.
         model: The name to ask for; None takes the first that it lists.
         api_key: Its key.
-        twice: Whether a vLLM is asked a second time, to see what comes from its caches.
+        twice: Whether it is asked a second time, to see its speed and what comes from its caches.
 
     Raises:
         NoEndpointError: It cannot be reached, refuses the key, or serves no such model.
@@ -97,9 +103,7 @@ async def prove(
     try:
         await endpoint.probe(model)
         proof = await prove_endpoint(endpoint)
-        if twice and proof.ok and endpoint.abilities.vllm is not None:
-            proof = replace(proof, cached=await _cached(endpoint))
-        return proof
+        return await _again(endpoint, proof) if twice and proof.ok else proof
     finally:
         await endpoint.close()
 
@@ -130,13 +134,15 @@ async def prove_endpoint(endpoint: Endpoint) -> Proof:
     return await _with_tokens(endpoint, answer, problems)
 
 
-async def _cached(endpoint: Endpoint) -> int | None:
-    """Tokens of the test picture's prompt that come from the cache by now."""
+async def _again(endpoint: Endpoint, proof: Proof) -> Proof:
+    """The proof with what a server that is warm by now makes of the same request."""
+    clock = asyncio.get_running_loop().time
+    began = clock()
     try:
-        answer = await endpoint.send(proof_request(endpoint, most=1), _DEADLINE)
+        answer = await endpoint.send(proof_request(endpoint), _DEADLINE)
     except RequestError:
-        return None
-    return answer.usage.cached
+        return proof
+    return replace(proof, again=answer, seconds=clock() - began)
 
 
 def _known(error: str) -> str:
@@ -179,10 +185,9 @@ async def _with_tokens(endpoint: Endpoint, answer: Answer, problems: list[str]) 
     )
 
 
-def proof_request(endpoint: Endpoint, number: int = 0, *, most: int = 64) -> Body:
-    """The body of a request about the test picture, for `most` tokens; of each number with another
-    seed."""
-    sampling: dict[str, object] = {"temperature": 0.3 * number, "max_tokens": most, "seed": number}
+def proof_request(endpoint: Endpoint, number: int = 0) -> Body:
+    """The body of a request about the test picture; of each number with another seed."""
+    sampling: dict[str, object] = {"temperature": 0.3 * number, "max_tokens": 64, "seed": number}
     if endpoint.abilities.vllm is not None:
         sampling["return_token_ids"] = True
     prompt = build_prompt()

@@ -105,7 +105,11 @@ def test_lint_walks_folders_of_sidecars(tmp_path: Path) -> None:
 
 
 def test_doctor_says_whether_a_server_is_fit(server: FaultServer) -> None:
-    assert "fit, model fault" in joycap("doctor", "--base-url", server.url).stdout
+    told = joycap("doctor", "--base-url", server.url).stdout
+
+    assert "fit, model fault" in told
+    assert "asked again, alone: " in told
+    assert "megapixels a second" in told
     joycap("doctor", "--base-url", "http://127.0.0.1:9/v1", code=3)
 
 
