@@ -24,7 +24,7 @@ from joycap_vllm.nano import checkpoint_path
 from .conftest import free_port
 from forking import run_joycap
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(300), pytest.mark.xdist_group("serve")]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
 
 def command(*words: str | Path) -> list[str]:
