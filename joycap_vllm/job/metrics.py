@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joycap_vllm.errors import UsageError
 from joycap_vllm.job.progress import Progress
-
-if TYPE_CHECKING:
-    from joycap_vllm.job.figures import Figures
 
 _LOOK = 1.0  # seconds between two looks at the figures
 _OUTCOMES = ("ok", "glitched", "failed", "skipped")
@@ -50,7 +47,7 @@ async def metrics_served(address: str | None, progress: Progress) -> AsyncIterat
         raise UsageError(
             "--metrics-port needs an extra: pip install 'joycap-vllm[metrics]'"
         ) from error
-    shown = _Shown(progress.figures())
+    shown = _Shown(progress)
     registry = CollectorRegistry()
     registry.register(shown)
     try:
@@ -72,15 +69,23 @@ async def metrics_served(address: str | None, progress: Progress) -> AsyncIterat
 
 async def _look(shown: _Shown, progress: Progress) -> None:
     while True:
-        shown.figures = progress.figures()
+        shown.look(progress)
         await asyncio.sleep(_LOOK)
 
 
 class _Shown:
     """The latest figures, as Prometheus asks for them, from a thread of its own."""
 
-    def __init__(self, figures: Figures) -> None:
-        self.figures = figures
+    def __init__(self, progress: Progress) -> None:
+        self.look(progress)
+
+    def look(self, progress: Progress) -> None:
+        """Takes the figures of this moment."""
+        self.figures = progress.figures()
+        self.endpoints = [
+            (one.member.name, one.member.in_flight, one.member.limit.value, not one.down_why)
+            for one in progress.stations()
+        ]
 
     def describe(self) -> list[Any]:
         """Nothing: what is shown depends on nothing but the figures."""
@@ -101,6 +106,12 @@ class _Shown:
         def gauge(name: str, text: str, value: float) -> Any:
             return GaugeMetricFamily(f"joycap_{name}", text, value=value)
 
+        def of_each(name: str, text: str, at: int) -> Any:
+            family = GaugeMetricFamily(f"joycap_endpoint_{name}", text, labels=["endpoint"])
+            for endpoint in self.endpoints:
+                family.add_metric([endpoint[0]], float(endpoint[at]))
+            return family
+
         outcomes = {name: float(getattr(told, name)) for name in _OUTCOMES}
         kinds = {kind: float(count) for kind, count in told.glitches.items()}
         tokens = {kind: float(count) for kind, count in told.tokens.items()}
@@ -114,6 +125,9 @@ class _Shown:
         yield counter("unwritten", "Captions that could not be written.", {"": told.unwritten})
         yield gauge("in_flight_requests", "Requests under way.", told.in_flight)
         yield gauge("in_flight_limit", "Requests that may be under way.", told.capacity)
+        yield of_each("in_flight_requests", "Requests under way at an endpoint.", 1)
+        yield of_each("in_flight_limit", "Requests that may be under way there.", 2)
+        yield of_each("up", "Whether an endpoint takes requests.", 3)
         yield gauge("running_requests", "Requests the servers work on.", told.running or 0)
         yield gauge("waiting_requests", "Requests that queue at the servers.", told.waiting or 0)
         yield gauge(

@@ -10,6 +10,7 @@ from typing import Any
 
 from joycap_vllm.captioner import Outcome
 from joycap_vllm.fleet import Usage
+from joycap_vllm.fleet.station import Station
 from joycap_vllm.job.figures import Figures
 from joycap_vllm.job.pace import Pace
 from joycap_vllm.job.problems import Problems
@@ -67,6 +68,7 @@ class Progress:
         self.queue: tuple[int, int] | None = None
         self.limit = ""
         self.hedged = 0
+        self.stations: Callable[[], tuple[Station, ...]] = tuple
         self._waiting_for = ""
         self._waiting_since = 0.0
         self.unwritten = 0

@@ -72,6 +72,7 @@ async def run_job(
     async with Captioner(*settings.urls, options=settings.captioner) as captioner:
         ready()
         progress.start()
+        progress.stations = lambda: captioner.fleet.members
         for notice in captioner.notices:
             say(notice)
         job = _Run(plan, agenda, progress, captioner, journal)

@@ -67,6 +67,9 @@ def test_a_running_job_shows_captions_glitches_and_what_is_in_flight(tmp_path: P
     assert seen["joycap_requests_total",] == 3
     assert seen["joycap_in_flight_requests",] == 1
     assert seen["joycap_in_flight_limit",] >= 1
+    assert seen["joycap_endpoint_in_flight_requests", server.url] == 1
+    assert seen["joycap_endpoint_in_flight_limit", server.url] >= 1
+    assert seen["joycap_endpoint_up", server.url] == 1
     assert seen["joycap_tasks_planned",] == 3
     with pytest.raises(OSError):
         scraped(port)
