@@ -145,7 +145,7 @@ def test_two_servers_caption_on_two_ports_and_the_second_look_comes_from_the_cac
     assert urlsplit(second).port == (urlsplit(first).port or 0) + 1
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("fit, model joycap-nano") == 2
-    assert done.stdout.count(" tokens from the cache") == 2
+    assert done.stdout.count(" of its prompt came from the cache") == 2
     assert "; asked again, 0 tokens" not in done.stdout
 
 
