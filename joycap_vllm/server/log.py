@@ -22,8 +22,8 @@ PROGRESS = re.compile(
             r"Loading weights took|Model loading took",
             r"KV cache size|Maximum concurrency|Available KV cache memory",
             r"torch\.compile takes|Capturing CUDA graphs?:? .*100%|Graph capturing finished",
-            r"init engine|Starting vLLM server on|Application startup complete",
-            r"Shutting down|Waiting for .* drain|Application shutdown complete",
+            r"init engine|Starting vLLM server on",
+            r"Shutting down|Waiting for .* drain",
         )
     )
 )
@@ -44,6 +44,7 @@ USAGE = re.compile(r"^(?:[\w./-]+: )?error: (.*)$")
 # Complaints that every start makes, and that no user can do anything about.
 USUAL = re.compile(
     r"Triton|ulimit|Inductor|Enforce eager|LD_PRELOAD|set_num_threads|SSM cache|Model Runner V2"
+    r"|support disabling chunked prefill"  # which a CPU needs, and JoyCaption bears
 )
 
 

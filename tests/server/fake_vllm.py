@@ -53,7 +53,7 @@ def main() -> None:
     if options.die_at_start or (options.room is not None and options.max_num_seqs > options.room):
         die()
     server = http.server.HTTPServer(("127.0.0.1", options.port), Pages)
-    print("INFO:     Application startup complete.", flush=True)
+    print(f"Starting vLLM server on http://127.0.0.1:{options.port}", flush=True)
     server.serve_forever()
 
 

@@ -123,7 +123,7 @@ def test_an_endless_error_is_cut() -> None:
         ("(Worker pid=1) INFO 11-21 06:51:24 [l.py:5] Loading weights took 0.01 seconds", "Load"),
         ("Loading safetensors checkpoint shards:  50% Completed | 2/4 [00:00<?, ?it/s]", "Load"),
         ("(E pid=1) INFO 11-21 06:51:25 [k.py:2] GPU KV cache size: 94,304 tokens", "GPU KV"),
-        ("INFO:     Application startup complete.", "INFO:"),
+        ("(A pid=1) INFO 11-21 06:51:26 [l.py:9] Starting vLLM server on http://x", "Starting"),
         ("(E pid=1) WARNING 11-21 06:51:25 [k.py:2] Something is odd", "warning: Something"),
         (f"{CORE}EngineCore failed to start.", "error: EngineCore failed"),
         (f"{WORKER}ValueError: no", "ValueError: no"),
@@ -145,6 +145,9 @@ def test_what_matters_is_shown(line: str, shown: str) -> None:
         f"{CORE}Exception: WorkerProc initialization failed due to an exception",
         "(APIServer pid=1) INFO 11-21 06:51:29 [launcher.py:195] Route: /docs, Methods: HEAD",
         "(W pid=1) WARNING 11-21 06:51:23 [cpu_worker.py:114] libiomp is not found in LD_PRELOAD.",
+        "(A pid=1) WARNING 11-21 06:51:23 [v.py:2] This model does not support disabling "
+        "chunked prefill. This may cause the engine to crash.",
+        "INFO:     Application startup complete.",
     ],
 )
 def test_what_does_not_matter_is_not(line: str) -> None:
