@@ -45,6 +45,7 @@ USAGE = re.compile(r"^(?:[\w./-]+: )?error: (.*)$")
 USUAL = re.compile(
     r"Triton|ulimit|Inductor|Enforce eager|LD_PRELOAD|set_num_threads|SSM cache|Model Runner V2"
     r"|support disabling chunked prefill"  # which a CPU needs, and JoyCaption bears
+    r"|global random seed is set"
 )
 
 
@@ -58,11 +59,17 @@ def message(line: str) -> tuple[str, str]:
     return level, text
 
 
-def matters(line: str) -> str | None:
-    """The words of a line that a user who waits wants to see; None for all others."""
+def matters(line: str, *, ending: bool = False) -> str | None:
+    """The words of a line that a user who waits wants to see; None for all others.
+
+    Args:
+        ending: Whether the server was told to end, after which its complaints mean nothing.
+    """
     level, text = message(line)
     if not text.strip():
         return None
+    if ending:
+        return _progress(text)
     if RAISED.match(text):
         return None if ECHO.search(text) else text[:LONGEST]
     if level in {"ERROR", "CRITICAL"}:
@@ -70,7 +77,11 @@ def matters(line: str) -> str | None:
         return None if is_traceback else f"error: {text[:LONGEST]}"
     if level == "WARNING":
         return None if USUAL.search(text) else f"warning: {text[:LONGEST]}"
-    return text.strip() if PROGRESS.search(text) else None
+    return _progress(text)
+
+
+def _progress(text: str) -> str | None:
+    return text.removeprefix("INFO:").strip() if PROGRESS.search(text) else None
 
 
 def last_error(lines: Iterable[str]) -> str | None:

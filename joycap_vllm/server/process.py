@@ -40,6 +40,7 @@ class Process:
     ) -> None:
         self.replica = replica
         self.serving = False
+        self._ending = False
         self._grace = grace
         self.log = log
         self._keeper = keeper
@@ -59,6 +60,7 @@ class Process:
 
     async def stop(self) -> None:
         """SIGTERM, which lets it finish what is in flight; then SIGKILL to the whole group."""
+        self._ending = True
         with contextlib.suppress(ProcessLookupError):
             self._keeper.terminate()
         grace = self._grace if self.serving else min(self._grace, LOADING_GRACE_SECONDS)
@@ -95,7 +97,7 @@ class Process:
         *lines, self._rest = text.split("\n")
         for line in lines:
             self._lines.append(line)
-            words = matters(line)
+            words = matters(line, ending=self._ending)
             if words is not None:
                 self._on_line(words)
 

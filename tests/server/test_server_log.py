@@ -136,6 +136,14 @@ def test_what_matters_is_shown(line: str, shown: str) -> None:
     assert words.startswith(shown)
 
 
+def test_of_a_server_that_was_told_to_end_only_its_progress_is_shown() -> None:
+    complaint = f"{CORE}AsyncLLM output_handler failed."
+
+    assert matters(complaint) == "error: AsyncLLM output_handler failed."
+    assert matters(complaint, ending=True) is None
+    assert matters("INFO:     Shutting down", ending=True) == "Shutting down"
+
+
 @pytest.mark.parametrize(
     "line",
     [
