@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -253,15 +252,10 @@ def _serve(options: ServeOptions, as_json: bool) -> None:
     from joycap_vllm.server import plan_for, serve_until_stopped
 
     with Events() if as_json else Talk() as told:
-
-        def ready(base_urls: tuple[str, ...]) -> None:
-            typer.echo(json.dumps(base_urls) if as_json else "\n".join(base_urls))
-            told.ready()
-
         plan = plan_for(options, on_line=told.line)
         for note in plan.notes:
             told.line(f"note: {note}")
         code = asyncio.run(
-            serve_until_stopped(plan, on_line=told.line, on_ready=ready, on_change=told.change)
+            serve_until_stopped(plan, on_line=told.line, on_ready=told.ready, on_change=told.change)
         )
     raise typer.Exit(code)

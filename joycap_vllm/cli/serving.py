@@ -10,6 +10,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from joycap_vllm.server import Change
 
 # Lines that come again and again while something grows.
@@ -31,8 +33,9 @@ class Events:
         told = asdict(change)
         self._tell(told.pop("state"), **told)
 
-    def ready(self) -> None:
-        """All servers are ready."""
+    def ready(self, urls: tuple[str, ...]) -> None:
+        """All servers are ready: their base URLs go to stdout."""
+        print(json.dumps(urls), flush=True)
         self._tell("all ready", at=time.time())
 
     def __enter__(self) -> Events:
@@ -52,19 +55,18 @@ class Talk:
         from rich.console import Console
 
         self._console = Console(stderr=True, highlight=False, markup=False)
-        self._status = self._console.status("looking at this machine")
+        self._stage = _Stage("looking at this machine")
+        self._status = self._console.status(self._stage)
         self._live = self._console.is_terminal
-        self._began = time.monotonic()
 
     def line(self, text: str) -> None:
         """Words of the launcher or of vLLM."""
         if not self._live:
             print(text, file=sys.stderr, flush=True)
-        elif _GROWS.search(text):
-            self._status.update(self._with_time(text))
-        else:
+            return
+        self._stage.text = text.rpartition("\n")[2].partition("; log: ")[0]
+        if not _GROWS.search(text):
             self._console.print(text, soft_wrap=True)
-            self._status.update(self._with_time(text.splitlines()[-1] if text else ""))
 
     def change(self, change: Change) -> None:
         """A server's new state; the words come as lines."""
@@ -73,9 +75,10 @@ class Talk:
         if self._live and change.state.value == "stopped":
             self._status.stop()
 
-    def ready(self) -> None:
-        """All servers are ready."""
+    def ready(self, urls: tuple[str, ...]) -> None:
+        """All servers are ready: their base URLs go to stdout."""
         self._status.stop()
+        print("\n".join(urls), flush=True)
         print("serving; Ctrl-C stops", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Talk:
@@ -86,6 +89,16 @@ class Talk:
     def __exit__(self, *_: object) -> None:
         self._status.stop()
 
-    def _with_time(self, text: str) -> str:
-        width = max(20, self._console.width - 16)
-        return f"{text[:width]} · {time.monotonic() - self._began:.0f} s"
+
+class _Stage:
+    """What goes on and for how long it has; the time is that of the moment when it is drawn."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._began = time.monotonic()
+
+    def __rich__(self) -> Text:
+        from rich.text import Text
+
+        words = f"{time.monotonic() - self._began:.0f} s  {self.text}"
+        return Text(words, no_wrap=True, overflow="ellipsis")

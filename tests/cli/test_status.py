@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
-import re
-import select
-import struct
 import subprocess
-import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +19,7 @@ from joycap_vllm.job import Figures
 from joycap_vllm.job.standing import standing_of
 
 from fault_server import FaultServer, fail, name_of, say, serving, truthful
+from terminal import on_terminal, read_terminal
 
 
 @pytest.fixture
@@ -243,40 +238,6 @@ def test_while_the_check_lasts_it_says_what_is_waited_for(tmp_path: Path) -> Non
 
     assert progress["waiting_for"] == "the servers to pass their check"
     assert progress["waiting_seconds"] > 1
-
-
-def on_terminal(
-    arguments: list[str], columns: int, **environment: str
-) -> tuple[subprocess.Popen[bytes], int]:
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    process = subprocess.Popen(
-        arguments,
-        stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "", "LINES": "", **environment},
-    )  # fmt: skip
-    os.close(theirs)
-    return process, ours
-
-
-def read_terminal(process: subprocess.Popen[bytes], ours: int) -> str:
-    shown, deadline = b"", time.monotonic() + 40
-    while time.monotonic() < deadline:
-        ready, _, _ = select.select([ours], [], [], 0.1)
-        if not ready:
-            if process.poll() is not None:
-                break
-            continue
-        try:
-            part = os.read(ours, 65536)
-        except OSError:
-            break
-        if not part:
-            break
-        shown += part
-    os.close(ours)
-    assert process.wait(10) == 0, shown
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode("utf-8", "replace"))
 
 
 @pytest.mark.parametrize(("columns", "encoding"), [(120, "utf-8"), (34, "utf-8"), (80, "ascii")])
