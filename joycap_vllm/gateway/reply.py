@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from starlette.responses import Response
 
 from joycap_vllm.captioner import Outcome
 from joycap_vllm.errors import ImageError, JoycapError, NoEndpointError
@@ -50,6 +51,15 @@ class RefusedError(Exception):
     ) -> None:
         super().__init__(message)
         self.refusal = Refusal(status, message, code=code, param=param)
+
+
+def refused(refusal: Refusal) -> Response:
+    """A refusal as it is sent."""
+    headers = dict(refusal.headers)
+    if refusal.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    body = refusal.body
+    return Response(body, refusal.status, media_type="application/json", headers=headers)
 
 
 def refusal_of(error: JoycapError) -> Refusal:

@@ -83,6 +83,7 @@ async def _serve(
     import uvicorn
 
     from joycap_vllm.gateway.app import make_app
+    from joycap_vllm.gateway.context import Context
 
     patient = replace(options.captioner.fleet, patience=_PATIENCE)
     how = replace(options.captioner, fleet=patient)
@@ -90,7 +91,7 @@ async def _serve(
     # traceback in uvicorn's log. The port is held already, and answers only once this is done.
     async with Captioner(*options.urls, options=how) as captioner:
         config = uvicorn.Config(
-            make_app(captioner, keys=keys),
+            make_app(Context(captioner, keys=keys)),
             lifespan="off",
             log_level="warning",
             access_log=False,

@@ -24,6 +24,7 @@ from starlette.routing import Route
 from joycap_vllm import Captioner, CaptionerOptions
 from joycap_vllm.fleet import FleetOptions
 from joycap_vllm.gateway.app import make_app
+from joycap_vllm.gateway.context import Context, Limits
 
 CAPTION = "A red circle lies in the middle of a plain white ground."
 
@@ -123,7 +124,7 @@ async def captioner(upstream: Upstream) -> AsyncIterator[Captioner]:
 
 @pytest.fixture
 async def gateway(captioner: Captioner) -> AsyncIterator[str]:
-    async with serving(make_app(captioner, max_body=200_000)) as url:
+    async with serving(make_app(Context(captioner, limits=Limits(body=200_000)))) as url:
         yield url
 
 

@@ -17,6 +17,7 @@ from joycap_vllm import Captioner, CaptionerOptions
 from joycap_vllm.errors import UsageError
 from joycap_vllm.fleet import FleetOptions
 from joycap_vllm.gateway.app import make_app
+from joycap_vllm.gateway.context import Context
 from joycap_vllm.gateway.keys import read_keys
 from joycap_vllm.gateway.reply import RefusedError
 from joycap_vllm.gateway.request import read_request
@@ -31,7 +32,7 @@ def body(messages: Any) -> bytes:
 
 
 async def test_only_those_with_a_key_may_ask(captioner: Captioner, serve: Any, ask: Ask) -> None:
-    app = make_app(captioner, keys=(b"alpha", "schlüssel".encode()))
+    app = make_app(Context(captioner, keys=(b"alpha", "schlüssel".encode())))
     async with serve(app) as url, httpx2.AsyncClient(base_url=url) as client:
         for key in (None, "Bearer beta", "Bearer", "Basic alpha", "Bearer alphaalpha"):
             headers = {**JSON, **({"Authorization": key} if key else {})}
@@ -74,7 +75,7 @@ async def test_a_dead_fleet_is_told_with_a_time_to_come_back(
         captioner = await later.enter_async_context(
             Captioner(f"{upstream_url}/v1", options=options)
         )
-        url = await later.enter_async_context(serve(make_app(captioner)))
+        url = await later.enter_async_context(serve(make_app(Context(captioner))))
         client = await later.enter_async_context(httpx2.AsyncClient(base_url=url))
         before = await client.get("/health")
         await up.aclose()
