@@ -14,6 +14,7 @@ from joycap_vllm.errors import JoycapError
 from joycap_vllm.gateway.context import GONE, JSON, Context
 from joycap_vllm.gateway.locks import Locks
 from joycap_vllm.gateway.openai import openai_routes
+from joycap_vllm.gateway.pages import static_routes
 from joycap_vllm.gateway.reply import Refusal, RefusedError, refusal_of, refused
 
 
@@ -29,6 +30,7 @@ def make_app(context: Context) -> Starlette:
     return Starlette(
         routes=[
             *openai_routes(context),
+            *static_routes(),
             Route("/health", health, methods=["GET"]),
         ],
         middleware=[Middleware(Locks, context=context)],

@@ -1,0 +1,54 @@
+"""A real browser for the gateway's pages: Debian's Chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, async_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+DESKTOP = ViewportSize(width=1280, height=800)
+PHONE = ViewportSize(width=390, height=844)
+
+if CHROMIUM is None:
+    collect_ignore_glob = ["test_*.py"]
+
+
+def pytest_report_header() -> str:
+    """Says so where the tests of pages are left out."""
+    there = CHROMIUM is not None
+    return f"Chromium: {'here' if there else 'not here, the tests of tests/pages are left out'}"
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        # A container's root cannot make the namespaces of Chromium's sandbox.
+        running = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        await running.close()
+
+
+@pytest.fixture
+async def window(browser: Browser) -> AsyncIterator[BrowserContext]:
+    """A window of a desktop's size."""
+    context = await browser.new_context(viewport=DESKTOP)
+    yield context
+    await context.close()
+
+
+@pytest.fixture
+async def tab(window: BrowserContext) -> AsyncIterator[Page]:
+    """A tab that must log no error, and ask no other host for anything."""
+    page, complaints = await window.new_page(), list[str]()
+    page.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda sent: None if _own(sent.url) else complaints.append(sent.url))
+    yield page
+    assert complaints == []
+
+
+def _own(url: str) -> bool:
+    return url.startswith(("http://127.0.0.1:", "blob:", "data:"))
