@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -121,7 +122,9 @@ DryRun = Annotated[
 Shell = Annotated[
     ShellChoice | None,
     typer.Option(
-        help="Print the commands for this shell, to be run elsewhere.", envvar="JOYCAP_SHELL"
+        help="Print the commands for this shell, to be run elsewhere; for Windows' shells those of "
+        "--engine docker, unless another is chosen.",
+        envvar="JOYCAP_SHELL",
     ),
 ]
 AsJson = Annotated[
@@ -217,6 +220,8 @@ def serve(
         start_timeout=start_timeout,
         check=not no_check,
     )
+    if shell not in (None, ShellChoice.bash) and engine is EngineChoice.auto:
+        options = replace(options, engine="docker")  # vLLM itself does not run on Windows
     if shell is not None or dry_run:
         _print_plan(options, shell)
     else:
@@ -236,9 +241,6 @@ def _print_plan(options: ServeOptions, shell: ShellChoice | None) -> None:
 
     plan = plan_for(options, to_show=True, on_line=_talk)
     typer.echo(explain(plan) if shell is None else shell_commands(plan, shell.value))
-    if shell is not None:
-        for note in (*plan.notes, *([plan.obstacle] if plan.obstacle else [])):
-            _talk(f"note: {note}")
 
 
 def _talk(line: str) -> None:

@@ -18,7 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -122,10 +122,13 @@ def docker() -> EngineCommand:
 
 def mend_env(mended: bool, base: Mapping[str, str]) -> dict[str, str]:
     """The variables that make a mended CPU build importable."""
-    if not mended:
-        return {}
-    rest = base.get("PYTHONPATH")
-    return {"PYTHONPATH": f"{MEND}{os.pathsep}{rest}" if rest else str(MEND)}
+    return python_path([MEND], base) if mended else {}
+
+
+def python_path(folders: Sequence[Path], base: Mapping[str, str]) -> dict[str, str]:
+    """The variable that lets Python import from these folders as well."""
+    parts = [*map(str, folders), base.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, parts))}
 
 
 def parse_flags(help_text: str) -> frozenset[str]:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from joycap_vllm.server.command import DOCKER_IMAGE
-from joycap_vllm.server.flags import TEMPLATE
+from joycap_vllm.server.flags import GUARD, TEMPLATE
 from joycap_vllm.server.looking import hub_home
 from joycap_vllm.server.values import Flag, Plan, Replica
 
 INSIDE_TEMPLATE = "/joycap/chat_template.jinja"
+INSIDE_GUARD = "/joycap/guard/joycap_guard.py"
 INSIDE_PORT = 8000
 
 
@@ -34,6 +35,7 @@ def docker_argv(plan: Plan, replica: Replica, environ: Mapping[str, str]) -> tup
     if environ.get("HF_TOKEN"):
         argv += ["-e", "HF_TOKEN"]
     if plan.api_key is not None:
+        argv += ["-v", f"{GUARD}:{INSIDE_GUARD}:ro", "-e", "PYTHONPATH=/joycap/guard"]
         argv += ["-e", "VLLM_API_KEY"]
     return (*argv, DOCKER_IMAGE, model, *words, *plan.raw)
 

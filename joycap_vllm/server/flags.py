@@ -14,6 +14,7 @@ from joycap_vllm.server.shape import ModelShape
 from joycap_vllm.server.values import Flag, ServeOptions
 
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+GUARD = Path(__file__).with_name("guard") / "joycap_guard.py"
 TEMPLATE_TOKENS = 50
 PROMPT_TOKENS = 512
 TINY = 64 << 20  # bytes of weights
@@ -56,6 +57,11 @@ def shared_flags(
     yield Flag("--chat-template-content-format", "openai", "what our template is written for")
     yield Flag("--limit-mm-per-prompt", '{"image":1}', "a second picture is a mistake: refused")
     yield Flag(
+        "--allowed-media-domains",
+        "none.invalid",
+        "pictures come in the request; vLLM would fetch any address, of your own network too",
+    )
+    yield Flag(
         "--enable-prefix-caching", None, "more prompts on a picture, and retries, cost little"
     )
     yield Flag("--generation-config", "vllm", "no sampling defaults hidden in the checkpoint")
@@ -70,6 +76,12 @@ def shared_flags(
     yield Flag("--disable-uvicorn-access-log", None, "no log line for each of a million requests")
     yield Flag("--shutdown-timeout", str(DRAIN_SECONDS), "seconds to finish what is in flight")
     yield from _lora_flags(options)
+
+
+def guard_flag() -> Flag:
+    """The flag for a server with a key."""
+    why = "vLLM asks for the key below /v1 only; this asks for it everywhere else"
+    return Flag("--middleware", "joycap_guard.Guard", why)
 
 
 def gpu_flags(

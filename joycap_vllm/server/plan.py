@@ -7,9 +7,16 @@ from dataclasses import replace
 from itertools import chain
 
 from joycap_vllm.errors import UsageError
-from joycap_vllm.server.command import EngineCommand, mend_env
+from joycap_vllm.server.command import MEND, EngineCommand, python_path
 from joycap_vllm.server.docker import docker_argv, docker_cleanup
-from joycap_vllm.server.flags import DRAIN_SECONDS, gpu_flags, shared_flags, variables
+from joycap_vllm.server.flags import (
+    DRAIN_SECONDS,
+    GUARD,
+    gpu_flags,
+    guard_flag,
+    shared_flags,
+    variables,
+)
 from joycap_vllm.server.hardware import Gpu, Hardware
 from joycap_vllm.server.memory import Fit, fit
 from joycap_vllm.server.raw import check_raw, named, value_of
@@ -48,7 +55,8 @@ def make_plan(
     if command.is_cpu:
         own = [()] * len(seats)
     shared = tuple(shared_flags(hardware, command, shape, options))
-    taken = named(options.raw)
+    shared += (guard_flag(),) if api_key else ()
+    taken = named(options.raw) - {"--middleware"}  # of which vLLM takes several
     wanted = dict.fromkeys(flag.name for flag in chain(shared, *own) if flag.name not in taken)
     unknown = [name for name in wanted if not command.knows(name)]
 
@@ -153,7 +161,8 @@ def _replicas(
     environ: Mapping[str, str],
 ) -> Iterator[Replica]:
     shared = {flag.name: str(flag.value) for flag in plan.env}
-    shared |= mend_env(plan.command.mended, environ)
+    folders = [MEND] * plan.command.mended + [GUARD.parent] * (plan.api_key is not None)
+    shared |= python_path(folders, environ) if folders else {}
     for number, (gpu, fit_, flags) in enumerate(places):
         port = options.port + number
         url = f"http://{_reachable(options.host)}:{port}/v1"

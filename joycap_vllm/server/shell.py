@@ -1,6 +1,6 @@
 """A plan as commands for a shell (`--shell`), to be run here or on another machine.
 
-The text is complete: it writes our chat template to a file first, since the other machine has no
+The text is complete: it writes the files that vLLM is given first, since the other machine has no
 joycap. The API key is not in it.
 """
 
@@ -12,35 +12,50 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Literal
 
-from joycap_vllm.server.docker import INSIDE_TEMPLATE
-from joycap_vllm.server.flags import TEMPLATE
+from joycap_vllm.server.docker import INSIDE_GUARD, INSIDE_TEMPLATE
+from joycap_vllm.server.flags import GUARD, TEMPLATE
 from joycap_vllm.server.values import Plan, Replica
 
 Shell = Literal["bash", "powershell", "cmd"]
 TEMPLATE_FILE = "joycap_chat_template.jinja"
+_NAMES = {TEMPLATE: TEMPLATE_FILE, GUARD: GUARD.name}
 HUB_INSIDE = "/root/.cache/huggingface"
 
 
 def shell_commands(plan: Plan, shell: Shell) -> str:
     """What to type into `shell`; each replica wants a window of its own."""
     comment = "rem" if shell == "cmd" else "#"
-    blocks = [_template(shell)]
+    blocks = ["\n".join(f"{comment} {note}" for note in _notes(plan))] if _notes(plan) else []
+    blocks.append(f"{comment} vLLM's chat template for JoyCaption\n{_file(TEMPLATE, shell)}")
     if plan.api_key is not None:
-        blocks.append(f"{comment} set VLLM_API_KEY to the key that clients must send")
+        blocks.append(f"{comment} asks for the key where vLLM does not\n{_file(GUARD, shell)}")
+        how = {"bash": "export VLLM_API_KEY=…", "powershell": "$env:VLLM_API_KEY = '…'"}
+        key = how.get(shell, "set VLLM_API_KEY=…")
+        blocks.append(f"{comment} type this first, with the key that clients must send: {key}")
     for replica in plan.replicas:
         title = f"{comment} {replica.base_url}\n" if len(plan.replicas) > 1 else ""
         blocks.append(title + "\n".join(_command(replica, shell)))
     return "\n\n".join(blocks)
 
 
-def _template(shell: Shell) -> str:
+def _notes(plan: Plan) -> list[str]:
+    notes = [note for note in (*plan.notes, plan.obstacle) if note]
+    if Path(plan.shape.model).is_dir():
+        notes.append(f"{plan.shape.model} is a folder of this machine: name the one of the other")
+    return [line for note in notes for line in note.splitlines()]
+
+
+def _file(file: Path, shell: Shell) -> str:
+    """Writes a file of ours into the folder where the commands are run."""
+    name = _NAMES[file]
     if shell == "bash":
-        text = TEMPLATE.read_text(encoding="utf-8")
-        return f"cat > {TEMPLATE_FILE} <<'END_OF_TEMPLATE'\n{text}END_OF_TEMPLATE"
-    coded = base64.b64encode(TEMPLATE.read_bytes()).decode()
-    place = f"(Join-Path $PWD '{TEMPLATE_FILE}')"
+        text = file.read_text(encoding="utf-8")
+        return f"cat > {name} <<'END_OF_FILE'\n{text}END_OF_FILE"
+    coded = base64.b64encode(file.read_bytes()).decode()
+    place = f"(Join-Path $PWD '{name}')"
     write = f"[IO.File]::WriteAllBytes({place}, [Convert]::FromBase64String('{coded}'))"
     return write if shell == "powershell" else f'powershell -NoProfile -Command "{write}"'
 
@@ -48,15 +63,18 @@ def _template(shell: Shell) -> str:
 def _command(replica: Replica, shell: Shell) -> Iterator[str]:
     if shell == "bash":
         words = [_bash_word(word) for word in replica.argv]
-        variables = [f"{name}={shlex.quote(value)}" for name, value in replica.env.items()]
+        variables = [f"{name}={_bash_word(value)}" for name, value in replica.env.items()]
         yield " \\\n".join([" ".join(variables)] * bool(variables) + list(_by_flag(words)))
         return
     if shell == "powershell":
-        yield from (f"$env:{name} = {_powershell(value)}" for name, value in replica.env.items())
+        yield from (
+            f"$env:{name} = {_powershell_word(value)}" for name, value in replica.env.items()
+        )
         words = [_powershell_word(word) for word in _dotted(replica.argv)]
         yield "& " + " ".join(words)
         return
-    yield from (f'set "{name}={value}"' for name, value in replica.env.items())
+    for name, value in replica.env.items():
+        yield f'set "{name}={"%CD%" if value == str(GUARD.parent) else value}"'
     yield " ".join(_cmd_word(word) for word in replica.argv)
 
 
@@ -75,8 +93,11 @@ def _placed(word: str, here: str, home: str, quote: Callable[[str], str]) -> str
     """Puts paths of this machine as the other shell knows them: its folder, its home."""
     if word == str(TEMPLATE):
         return quote(TEMPLATE_FILE)
-    if word == f"{TEMPLATE}:{INSIDE_TEMPLATE}:ro":
-        return f'"{here}/{TEMPLATE_FILE}:{INSIDE_TEMPLATE}:ro"'
+    if word == str(GUARD.parent):
+        return f'"{here}"'
+    for file, inside in ((TEMPLATE, INSIDE_TEMPLATE), (GUARD, INSIDE_GUARD)):
+        if word == f"{file}:{inside}:ro":
+            return f'"{here}/{_NAMES[file]}:{inside}:ro"'
     if word.endswith(f":{HUB_INSIDE}"):
         return f'"{home}/.cache/huggingface:{HUB_INSIDE}"'
     return quote(word)

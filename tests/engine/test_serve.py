@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 from PIL import Image
 
@@ -209,14 +210,43 @@ def test_after_the_end_nothing_of_ours_is_left(serving: Serving) -> None:
     assert [said(pid) for pid in ours if said(pid)] == []
 
 
-def test_a_quantised_checkpoint_captions(tmp_path: Path) -> None:
+def test_a_quantised_checkpoint_captions_and_all_but_health_wants_the_key(
+    tmp_path: Path,
+) -> None:
     model = quantised(tmp_path / "a model in 8 bits")
-    picture = tmp_path / "a.png"
+    picture, key = tmp_path / "a.png", tmp_path / "key"
     Image.new("RGB", (64, 64), "teal").save(picture)
-    done = run_joycap(["caption", str(picture), "--serve", str(model)], timeout=200)
+    key.write_text("a-key\n")
+    words = ["--port", str(free_port()), "--api-key-file", str(key)]
+    serving = Serving(tmp_path, str(model), *words)
+    words = ["caption", str(picture), "--base-url", serving.urls[0], "--api-key-file", str(key)]
+    done = run_joycap(words, timeout=200)
+    keyless = statuses(serving.urls[0], "none")
+    keyed = statuses(serving.urls[0], "a-key")
+    serving.process.terminate()
+    serving.process.communicate()
 
     assert done.returncode == 0, done.stderr
     assert "background" in (tmp_path / "a.txt").read_text()
+    assert keyless == {"health": 200, "metrics": 200, "invocations": 401, "openapi.json": 401,
+                       "v1/models": 401, "pictures from elsewhere": 401}  # fmt: skip
+    assert keyed == {"health": 200, "metrics": 200, "invocations": 200, "openapi.json": 200,
+                     "v1/models": 200, "pictures from elsewhere": 400}  # fmt: skip
+
+
+def statuses(base_url: str, key: str) -> dict[str, int]:
+    """What a server answers to whom sends this key, by path."""
+    root, headers = base_url.removesuffix("/v1"), {"Authorization": f"Bearer {key}"}
+    found = {
+        path: httpx2.get(f"{root}/{path}", headers=headers).status_code
+        for path in ("health", "metrics", "openapi.json", "v1/models")
+    }
+    picture = {"type": "image_url", "image_url": {"url": f"{root}/docs"}}
+    for name, content in (("invocations", "hello"), ("pictures from elsewhere", [picture])):
+        body = {"messages": [{"role": "user", "content": content}], "max_tokens": 2}
+        answer = httpx2.post(f"{root}/invocations", headers=headers, json=body, timeout=30)
+        found[name] = answer.status_code
+    return found
 
 
 def test_weights_that_are_damaged_end_in_one_sentence(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from machines import machine
 
 from joycap_vllm.server import Plan, ServeOptions, Shell, shell_commands
 from joycap_vllm.server.command import docker, elsewhere
-from joycap_vllm.server.flags import TEMPLATE
+from joycap_vllm.server.flags import GUARD, TEMPLATE
 from joycap_vllm.server.plan import make_plan
 from joycap_vllm.server.shape import JOYCAPTION
 
@@ -42,6 +42,7 @@ def test_bash_runs_exactly_the_planned_command(tmp_path: Path) -> None:
         written.name if word == str(TEMPLATE) else word for word in made.replicas[0].argv[1:]
     ]
     assert written.read_bytes() == TEMPLATE.read_bytes()
+    assert (tmp_path / GUARD.name).read_bytes() == GUARD.read_bytes()
 
 
 def test_powershell_gets_no_json_and_single_quotes() -> None:
@@ -64,10 +65,9 @@ def test_cmd_gets_set_lines_and_escaped_quotes() -> None:
 
 @pytest.mark.parametrize("shell", ["powershell", "cmd"])
 def test_windows_shells_write_the_template_first(shell: Shell) -> None:
-    coded = re.search(r"FromBase64String\('([^']+)'\)", shell_commands(plan(), shell))
+    coded = re.findall(r"FromBase64String\('([^']+)'\)", shell_commands(plan(), shell))
 
-    assert coded is not None
-    assert base64.b64decode(coded[1]) == TEMPLATE.read_bytes()
+    assert [base64.b64decode(code) for code in coded] == [TEMPLATE.read_bytes(), GUARD.read_bytes()]
 
 
 def test_docker_mounts_what_the_other_machine_has() -> None:
@@ -84,4 +84,13 @@ def test_the_api_key_is_asked_for_and_never_printed(shell: Shell, in_docker: boo
     text = shell_commands(plan(in_docker=in_docker), shell)
 
     assert "a-secret" not in text
-    assert "set VLLM_API_KEY to the key" in text
+    assert "VLLM_API_KEY" in text
+    assert "with the key that clients must send" in text
+    assert str(GUARD.parent) not in text
+
+
+def test_what_the_other_machine_must_know_stands_in_the_text() -> None:
+    nowhere = make_plan(machine(), elsewhere(), JOYCAPTION, ServeOptions())
+    text = shell_commands(nowhere, "bash")
+
+    assert text.startswith("# no GPU is visible here: memory share, batch sizes")
