@@ -19,7 +19,8 @@ BaseUrls = Annotated[
         "--base-url",
         envvar=["JOYCAP_BASE_URL", "OPENAI_BASE_URL"],
         rich_help_panel=WHERE,
-        help="OpenAI-compatible server; several make a fleet. (default: http://127.0.0.1:8000/v1)",
+        help="OpenAI-compatible server; several make a fleet. (default: those "
+        "that `joycap serve` runs here, else http://127.0.0.1:8000/v1)",
     ),
 ]
 Endpoints = Annotated[

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
@@ -21,6 +23,7 @@ BaseUrls = Annotated[
         help="Server to look at. (default: those that run here, or http://127.0.0.1:8000/v1)",
     ),
 ]
+_LOOK_SECONDS = 0.5
 _STOP_SECONDS = 120.0  # a drain takes 60, and a kill some more
 _NONE = 3  # exit code where no server is there
 
@@ -33,6 +36,29 @@ def urls_of(given: list[str] | None) -> list[str]:
 
     running = [server.url for launch in launches() for server in launch.servers]
     return given or running or [DEFAULT_URL]
+
+
+async def started(urls: Iterable[str], say: Callable[[str], None]) -> None:
+    """Waits while a `joycap serve` of this machine still starts one of these servers."""
+    from joycap_vllm.fleet import normal_url
+    from joycap_vllm.server import launches
+
+    wanted = {_numeric(normal_url(url)) for url in urls}
+    told = False
+    while starting := [
+        server.url
+        for launch in launches()
+        for server in launch.servers
+        if _numeric(server.url) in wanted and server.state.value in ("starting", "died")
+    ]:
+        if not told:
+            say(f"waiting for `joycap serve`, which starts {', '.join(starting)}")
+        told = True
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _numeric(url: str) -> str:
+    return url.replace("//localhost:", "//127.0.0.1:")
 
 
 def show(port: int | None, *, as_json: bool) -> int:

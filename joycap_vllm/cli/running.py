@@ -20,6 +20,7 @@ from PIL import Image
 
 from joycap_vllm.cli.announcing import announce, show_plan, tell_left_out, tell_passed_over
 from joycap_vllm.cli.export import show_exported
+from joycap_vllm.cli.launched import started
 from joycap_vllm.cli.options import (
     AskFlags,
     CaptionFlags,
@@ -174,7 +175,7 @@ async def _work(
 ) -> None:
     """Asks servers, which are started first where that is wished."""
     try:
-        progress.waiting_for = "vLLM to start" if flags.serve else ""
+        progress.waiting_for = "vLLM to start"
         async with _serving(agenda.plan, flags) as (plan, death):
             work = run_job(
                 plan, agenda, journal, progress, stop=stop, ready=working, watch=panel, say=say
@@ -226,6 +227,7 @@ def _signals(stop: Stop) -> Iterator[Callable[[], None]]:
 async def _serving(plan: Plan, flags: AskFlags) -> AsyncIterator[tuple[Plan, Death]]:
     """The plan with its servers, and what ends with an error if a server of ours dies."""
     if flags.serve is None:
+        await started(plan.settings.urls, say)
         yield plan, None
         return
     async with serving(flags.serve) as (urls, death):

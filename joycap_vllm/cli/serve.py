@@ -251,13 +251,16 @@ def _serve(options: ServeOptions, as_json: bool) -> None:
     import asyncio
 
     from joycap_vllm.cli.serving import Events, Talk
-    from joycap_vllm.server import plan_for, serve_until_stopped
+    from joycap_vllm.server import Record, plan_for, reachable_url, serve_until_stopped
 
-    with Events() if as_json else Talk() as told:
+    with Events() if as_json else Talk() as told, Record(options.model) as record:
+        record.begin(reachable_url(options.host, options.port))
         plan = plan_for(options, on_line=told.line)
         for note in plan.notes:
             told.line(f"note: {note}")
         code = asyncio.run(
-            serve_until_stopped(plan, on_line=told.line, on_ready=told.ready, on_change=told.change)
+            serve_until_stopped(
+                plan, on_line=told.line, on_ready=told.ready, on_change=told.change, record=record
+            )
         )
     raise typer.Exit(code)

@@ -224,6 +224,8 @@ def require(proofs: list[Proof]) -> None:
         lines = shown([f"{proof.url} did not pass its check: {proof.why}" for proof in bad])
         if any(proof.model for proof in bad):
             lines.append("--no-check starts all the same")
+        elif all("cannot be reached" in proof.why for proof in bad):
+            lines.append("`joycap serve` starts a server here, and --base-url names another")
         raise NoEndpointError("\n".join(lines))
 
 

@@ -10,7 +10,8 @@ from joycap_vllm.server.command import BenchCommand, EngineKind, bench_command
 from joycap_vllm.server.engine import Engine, engine, running
 from joycap_vllm.server.explain import explain
 from joycap_vllm.server.facade import plan_for
-from joycap_vllm.server.launches import Launch, launches, stop
+from joycap_vllm.server.launches import Launch, Record, launches, stop
+from joycap_vllm.server.plan import reachable_url
 from joycap_vllm.server.reading import read_api_key, read_gpus, read_loras, read_replicas
 from joycap_vllm.server.service import serve_until_stopped
 from joycap_vllm.server.shape import DEFAULT_MODEL
@@ -27,6 +28,7 @@ __all__ = [
     "Flag",
     "Launch",
     "Plan",
+    "Record",
     "Replica",
     "ServeOptions",
     "Shell",
@@ -36,6 +38,7 @@ __all__ = [
     "explain",
     "launches",
     "plan_for",
+    "reachable_url",
     "read_api_key",
     "read_gpus",
     "read_loras",

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from joycap_vllm.server.tender import Change, State
-from joycap_vllm.server.values import Plan
 
 _POLL = 0.1  # seconds between two looks whether a launcher is gone
 
@@ -46,18 +45,29 @@ class Launch:
 
 
 class Record:
-    """The file of this process's own launcher, kept up to date.
+    """The file of this process's own launcher, kept up to date until the block's end.
 
     Args:
-        plan: What it serves.
+        model: What it serves.
         folder: Where the files are; None: the user's state folder.
     """
 
-    def __init__(self, plan: Plan, folder: Path | None = None) -> None:
+    def __init__(self, model: str, folder: Path | None = None) -> None:
         self._folder = folder or _folder()
         self._path = self._folder / f"{os.getpid()}.json"
-        self._model, self._started = plan.shape.model, time.time()
+        self._model, self._started = model, time.time()
         self._servers: dict[str, Change] = {}
+
+    def __enter__(self) -> Record:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+    def begin(self, url: str) -> None:
+        """Tells that there will be a server, so that whoever needs it waits."""
+        self.note(Change(url, State.STARTING, "", "", "", 0, time.time()))
 
     def note(self, change: Change) -> None:
         """Takes a server's new state; where nothing can be written, nothing is."""
@@ -69,11 +79,6 @@ class Record:
             self._folder.mkdir(parents=True, exist_ok=True)
             scratch.write_text(json.dumps(asdict(launch)), encoding="utf-8")
             scratch.replace(self._path)
-
-    def close(self) -> None:
-        """Removes the file."""
-        with contextlib.suppress(OSError):
-            self._path.unlink()
 
 
 def launches(folder: Path | None = None) -> list[Launch]:

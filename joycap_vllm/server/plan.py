@@ -165,7 +165,7 @@ def _replicas(
     shared |= python_path(folders, environ) if folders else {}
     for number, (gpu, fit_, flags) in enumerate(places):
         port = options.port + number
-        url = f"http://{_reachable(options.host)}:{port}/v1"
+        url = reachable_url(options.host, port)
         replica = Replica(options.host, port, url, gpu, (), {}, flags=flags, fit=fit_)
         if plan.command.kind == "docker":
             argv = docker_argv(plan, replica, environ)
@@ -187,8 +187,8 @@ def _sees(gpu: Gpu | None) -> dict[str, str]:
     return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu.selector}
 
 
-def _reachable(host: str) -> str:
-    """The address under which this machine reaches a server that listens on `host`."""
+def reachable_url(host: str, port: int) -> str:
+    """The base URL under which this machine reaches a server that listens on `host`."""
     if host in {"0.0.0.0", "::", ""}:  # noqa: S104  (compared, not bound)
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"

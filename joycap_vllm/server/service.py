@@ -20,6 +20,7 @@ async def serve_until_stopped(
     on_line: Callable[[str], None],
     on_ready: Callable[[tuple[str, ...]], None],
     on_change: Callable[[Change], None] = lambda _: None,
+    record: Record | None = None,
 ) -> int:
     """Serves until SIGINT or SIGTERM; the first lets requests finish, a second ends all at once.
 
@@ -27,6 +28,7 @@ async def serve_until_stopped(
         on_line: Takes what users should read.
         on_ready: Takes the base URLs once every server has passed its proof.
         on_change: Takes each change of a server's state.
+        record: Where the servers' states are kept for others to read; None: where they look.
 
     Returns:
         The exit code: 0 after a stop while serving, 130 after one that came before.
@@ -40,18 +42,16 @@ async def serve_until_stopped(
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     ready = False
-    record = Record(plan)
+    with record or Record(plan.shape.model) as kept:
 
-    def changed(change: Change) -> None:
-        record.note(change)
-        on_change(change)
+        def changed(change: Change) -> None:
+            kept.note(change)
+            on_change(change)
 
-    try:
-        async with engine(plan, on_line=on_line, on_change=changed) as servers:
-            ready = True
-            on_ready(servers.base_urls)
-            raise await servers.wait()
-    except asyncio.CancelledError:
-        return STOPPED if ready else INTERRUPTED
-    finally:
-        record.close()
+        try:
+            async with engine(plan, on_line=on_line, on_change=changed) as servers:
+                ready = True
+                on_ready(servers.base_urls)
+                raise await servers.wait()
+        except asyncio.CancelledError:
+            return STOPPED if ready else INTERRUPTED
