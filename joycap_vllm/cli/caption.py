@@ -220,7 +220,8 @@ Again = Annotated[
     typer.Option(
         envvar="JOYCAP_AGAIN",
         rich_help_panel=OUT,
-        help="Ask again what ended so: glitched, failed, a kind of glitch, or all.",
+        help="Ask again what ended so: glitched, failed, a kind of glitch, or all, good captions "
+        "too, as for another model. Sidecars that you changed stay.",
     ),
 ]
 Shard = Annotated[

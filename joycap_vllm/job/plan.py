@@ -238,7 +238,9 @@ class Plan:
         leaves = self.settings.sidecars.existing == "skip" and not self.settings.replace
         if not self.beside or not leaves or not target.filled(prompt.name):
             return False
-        if self.settings.only is None or record is None:
+        if record is None:
+            return True
+        if self.settings.only is None and not self._is_asked_again(record.outcome, record.glitch):
             return True
         return not self.sidecars.holds(target, prompt.name, record.caption())
 
@@ -262,6 +264,13 @@ class Plan:
     def _is_asked_again(self, outcome: str, glitch: str | None) -> bool:
         again = self.settings.again
         return bool(again) and ("all" in again or outcome in again or glitch in again)
+
+    def asked_again(self, planned: PlannedImage, name: str) -> str:
+        """The caption that --again gives up; empty where it gives up none."""
+        record = self.records.get((planned.image.key, name))
+        if record is None or not self._is_asked_again(record.outcome, record.glitch):
+            return ""
+        return record.caption()
 
     def _draw(self, count: int) -> frozenset[str]:
         part, parts = self.settings.shard

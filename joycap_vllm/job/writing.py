@@ -43,9 +43,11 @@ def write_captions(
 
 
 def _replaced(plan: Plan, planned: PlannedImage, captions: Iterable[str]) -> dict[str, str]:
-    """What this run's captions replace in files to which the job adds its captions."""
+    """The captions in whose place this run's go, where not all of a file gives way to them."""
     settings = plan.settings
-    if settings.only is None or settings.sidecars.existing not in ("append", "prepend"):
+    if settings.only is None:
+        return {name: old for name in captions if (old := plan.asked_again(planned, name))}
+    if settings.sidecars.existing not in ("append", "prepend"):
         return {}
     before = {name: planned.before.get(name) for name in captions}
     added = {

@@ -141,8 +141,8 @@ class Sidecars:
         Args:
             target: The image's sidecars.
             captions: Captions by prompt; a shared file waits until all prompts have theirs.
-            replaced: Captions by prompt that have been joined to what the file said, and in whose
-                place the new ones go; where a file holds another text, it is left.
+            replaced: Captions by prompt that the file holds or that have been joined to what it
+                said, and in whose place the new ones go; a file that holds another text is left.
             recorded: When captions of earlier runs were recorded, in seconds since 1970. A file
                 that was changed after that holds them already, or what a user made of them, and
                 is left alone; so is any that says something, where existing ones are skipped.
@@ -214,9 +214,10 @@ class Sidecars:
     def _put(self, path: Path, captions: Mapping[str, str], replaced: Mapping[str, str]) -> None:
         joins = self.options.existing in ("append", "prepend")
         old = _text_of(path, strict=joins)
-        if old and self.options.existing == "skip":
-            return
         lines = list(captions.values())
+        ours = "\n".join(replaced.get(prompt, line) for prompt, line in captions.items())
+        if old and self.options.existing == "skip" and old != ours:
+            return
         if old and joins:
             olds = [*old.splitlines(), *[""] * len(lines)]
             merged = [

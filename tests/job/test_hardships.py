@@ -228,6 +228,22 @@ def test_again_takes_a_kind_of_glitch_only(tmp_path: Path, server: FaultServer) 
     assert (summary["ok"], summary["glitched"]) == (1, 1)
 
 
+def test_everything_is_asked_again_of_another_model_but_for_a_users_own_words(
+    tmp_path: Path, server: FaultServer
+) -> None:
+    pictures = make_pictures(tmp_path, 3)
+    caption(tmp_path, server)
+    own = pictures[1].with_suffix(".txt")
+    own.write_text("my own words")
+    with serving(lambda asked: say(f"Another model sees {name_of(asked.color)} here.")) as other:
+        summary = caption(tmp_path, other, "--again", "all")
+    texts = [picture.with_suffix(".txt").read_text() for picture in pictures]
+
+    assert (summary["ok"], summary["skipped"]) == (2, 1)
+    assert [text.startswith("Another model sees") for text in texts] == [True, False, True]
+    assert texts[1] == "my own words"
+
+
 def test_no_secret_is_shown_and_a_line_feed_behind_a_key_does_no_harm(
     tmp_path: Path, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
