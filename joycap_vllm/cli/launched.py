@@ -127,7 +127,7 @@ def _words(server: Change) -> str:
     if server.gpu:
         parts.append(f"GPU {server.gpu}")
     if server.restarts:
-        parts.append(f"started again {server.restarts} times")
+        parts.append(f"started again {server.restarts} time{'s' * (server.restarts > 1)}")
     if server.why:
         parts.append(server.why.splitlines()[0])
     return ", ".join([*parts, f"log: {server.log}"])

@@ -74,7 +74,9 @@ MaxNumSeqs = Annotated[
 Quantization = Annotated[
     QuantizationChoice,
     typer.Option(
-        help="auto: fp8 where bf16 leaves too little memory.", envvar="JOYCAP_QUANTIZATION"
+        help="auto: fp8 weights where 16 bits leave room for few captions at once (--dry-run "
+        "tells); none: as they are stored. What is quantised already is served as it is.",
+        envvar="JOYCAP_QUANTIZATION",
     ),
 ]
 Loras = Annotated[
@@ -193,6 +195,9 @@ def serve(
 
     Everything behind -- goes to vLLM as it is. Prints the servers' base URLs once all of them
     have captioned a test picture. A server that dies is started again.
+
+    Exit codes: 0 stopped while serving, 2 wrong usage or not on this machine, 3 a server does not
+    caption as it should (with --status: none is ready), 5 vLLM cannot be started or keeps dying.
     """
     if status or stop:
         raise typer.Exit(_look_or_stop(context, port, stop=stop, as_json=as_json))

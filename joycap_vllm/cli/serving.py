@@ -79,7 +79,11 @@ class Talk:
         """All servers are ready: their base URLs go to stdout."""
         self._status.stop()
         print("\n".join(urls), flush=True)
-        print("serving; Ctrl-C stops", file=sys.stderr, flush=True)
+        print(
+            "serving; Ctrl-C here or `joycap serve --stop` anywhere stops",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def __enter__(self) -> Talk:
         if self._live:

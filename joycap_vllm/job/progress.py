@@ -15,6 +15,8 @@ from joycap_vllm.job.figures import Figures
 from joycap_vllm.job.pace import Pace
 from joycap_vllm.job.problems import Problems
 
+_LONG = 10.0  # seconds of waiting after which the speed until then tells nothing
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -116,6 +118,8 @@ class Progress:
         left = max(self.total - self.done - to_be_met, 0)
         if not left:
             return None if self.counting else 0.0
+        if self._waiting_for and self._clock() - self._waiting_since > _LONG:
+            return None  # the rate only falls, and tells nothing of what comes after
         rate = self.rate
         return left / rate if rate and self._pace.settled(self._clock()) else None
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from joycap_vllm.errors import JoycapError, UsageError
+from joycap_vllm.server.launches import launches
 from joycap_vllm.server.tender import Change, Tender
 from joycap_vllm.server.values import Plan, Replica
 
@@ -87,8 +89,17 @@ def check_port(replica: Replica) -> None:
         except OSError as error:
             raise UsageError(
                 f"port {replica.port} of {host} cannot be used: {error.strerror or error}; "
-                "--port takes another"
+                f"{_way_out(replica)}"
             ) from error
+
+
+def _way_out(replica: Replica) -> str:
+    for launch in launches():
+        others = launch.pid != os.getpid()
+        if others and any(server.url == replica.base_url for server in launch.servers):
+            stop = f"`joycap serve --stop --port {replica.port}` ends it"
+            return f"`joycap serve` (process {launch.pid}) serves there: {stop}"
+    return "--port takes another"
 
 
 async def _all_ready(tenders: list[Tender], cares: list[asyncio.Task[None]]) -> None:

@@ -18,6 +18,9 @@ def explain(plan: Plan) -> str:
 def _lines(plan: Plan) -> Iterator[str]:
     command = plan.command
     build = "docker image" if command.kind == "docker" else "CPU build" if command.is_cpu else "GPU"
+    if plan.obstacle is not None:
+        yield f"cannot be started here: {plan.obstacle}"
+        yield "what would be started where it can:\n"
     yield f"model   {plan.shape.model}, served as {plan.served}"
     yield f"engine  vLLM {command.version} ({build}): {shlex.join(command.argv)}"
     if command.mended:
@@ -39,8 +42,6 @@ def _lines(plan: Plan) -> Iterator[str]:
     if plan.raw:
         yield f"  {shlex.join(plan.raw)}  # as given behind --"
     yield from (f"\nnote: {note}" for note in plan.notes)
-    if plan.obstacle is not None:
-        yield f"\ncannot be started here: {plan.obstacle}"
     for replica in plan.replicas:
         yield f"\n$ {shlex.join(replica.argv)}"
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from joycap_vllm.errors import UsageError
 from joycap_vllm.server import command as commands
@@ -34,6 +35,8 @@ def plan_for(
         UsageError: The options contradict each other or the machine, or vLLM is not installed.
         EngineError: vLLM is installed, and broken.
     """
+    if not to_show:
+        _check_adapters(options)
     hardware = look()
     command, obstacle = _engine(options, hardware, to_show, on_line)
     shape = model_shape(options.model)
@@ -54,6 +57,15 @@ def model_shape(model: str) -> ModelShape:
     from joycap_vllm.nano import checkpoint_path
 
     return nano_shape(checkpoint_path())
+
+
+def _check_adapters(options: ServeOptions) -> None:
+    """Says so before minutes of loading when an adapter is not there."""
+    for name, path in options.loras:
+        folder = Path(path).expanduser()
+        on_hub = not path.startswith((".", "/", "~")) and path.count("/") == 1
+        if not (folder / "adapter_config.json").is_file() and (folder.is_dir() or not on_hub):
+            raise UsageError(f"--lora {name}={path}: no adapter_config.json is there")
 
 
 def _engine(

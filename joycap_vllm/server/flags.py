@@ -24,6 +24,7 @@ CPU_BATCHED_TOKENS = 8192
 KEEP_ALIVE_SECONDS = 120
 DRAIN_SECONDS = 60
 IGNORED_BY_FP8 = '{"ignore":["vision_tower.*","multi_modal_projector.*"]}'
+UNKNOWN_RANK = 64
 LORA_RANKS = (16, 32, 64, 128, 256, 320, 512)
 
 
@@ -153,7 +154,7 @@ def _cpu_flags(shape: ModelShape, hardware: Hardware, options: ServeOptions) -> 
         each = "" if servers == 1 else f"{servers} times "
         raise UsageError(
             f"{each}{shape.served} needs {need / GIB:.1f} GiB of memory on a CPU, and this machine "
-            f"has {hardware.ram / GIB:.1f}; `joycap serve nano` runs anywhere"
+            f"has {hardware.ram / GIB:.1f} GiB; `joycap serve nano` runs anywhere"
         )
     sequences = options.max_num_seqs or CPU_SEQUENCES
     why = "as asked" if options.max_num_seqs else "more at once only wait for the same few cores"
@@ -179,9 +180,14 @@ def _lora_flags(options: ServeOptions) -> Iterator[Flag]:
     yield Flag("--enable-lora", None, "adapters were given")
     modules = tuple(f"{name}={path}" for name, path in options.loras)
     yield Flag("--lora-modules", modules, "each is served as a model of its own name")
-    rank = max(lora_rank(path) for _, path in options.loras)
+    ranks = [lora_rank(path) for _, path in options.loras]
+    known = [rank for rank in ranks if rank is not None]
+    rank = max([*known, *([UNKNOWN_RANK] if None in ranks else [])])
     fitting = next((allowed for allowed in LORA_RANKS if allowed >= rank), rank)
-    yield Flag("--max-lora-rank", str(fitting), f"the largest rank of the adapters is {rank}")
+    why = f"the largest rank of the adapters is {rank}"
+    if None in ranks:
+        why = f"the adapters' ranks are not known here; {rank} holds most"
+    yield Flag("--max-lora-rank", str(fitting), why)
 
 
 def variables(
@@ -231,10 +237,10 @@ def _thread_variables(hardware: Hardware, shape: ModelShape, servers: int) -> It
         yield Flag("OMP_NUM_THREADS", "1", "there is a single core")
 
 
-def lora_rank(folder: str) -> int:
-    """The rank of an adapter; vLLM's own default where its folder is not at hand."""
+def lora_rank(folder: str) -> int | None:
+    """The rank of an adapter; None where its folder is not at hand."""
     try:
         config = json.loads((Path(folder).expanduser() / "adapter_config.json").read_bytes())
         return int(config["r"])
     except (OSError, ValueError, KeyError, TypeError):
-        return LORA_RANKS[0]
+        return None

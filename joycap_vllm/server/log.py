@@ -71,7 +71,7 @@ def matters(line: str, *, ending: bool = False) -> str | None:
     if ending:
         return _progress(text)
     if RAISED.match(text):
-        return None if ECHO.search(text) else text[:LONGEST]
+        return None  # the last one is told when the server has died of it
     if level in {"ERROR", "CRITICAL"}:
         is_traceback = text.startswith((" ", "Traceback", *JOINTS))
         return None if is_traceback else f"error: {text[:LONGEST]}"

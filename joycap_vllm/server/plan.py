@@ -43,6 +43,10 @@ def make_plan(
         UsageError: The options contradict each other or the machine.
     """
     check_raw(options.raw, command)
+    if shape.quantized and options.quantization == "fp8":
+        raise UsageError(
+            f"{shape.model} is quantised already, and is served as it is: leave --quantization out"
+        )
     environ = environ or {}
     # vLLM reads this variable by itself, so a key that is set there holds.
     api_key = options.api_key or environ.get("VLLM_API_KEY") or None

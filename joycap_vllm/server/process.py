@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from joycap_vllm.errors import EngineError
-from joycap_vllm.server.log import last_error, matters
+from joycap_vllm.server.log import last_error, matters, message
 from joycap_vllm.server.values import Plan, Replica
 
 KEEPER = Path(__file__).with_name("keeper.py")
@@ -49,6 +49,12 @@ class Process:
         self._offset = 0
         self._rest = ""
         self._follower = asyncio.ensure_future(self._follow())
+
+    @property
+    def last_words(self) -> str:
+        """The last line of its log that says something."""
+        said = (message(line)[1].strip() for line in reversed(self._lines))
+        return next(filter(None, said), "nothing")
 
     async def died(self) -> EngineError:
         """Waits until the server is gone; the error says why in its own words."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from joycap_vllm.errors import UsageError
 
+_ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 DEFAULT_MODEL = "fancyfeast/llama-joycaption-beta-one-hf-llava"
 NANO = "nano"
 
@@ -76,6 +79,12 @@ def shape_of(model: str) -> ModelShape:
         return _read(folder)
     if model.startswith((".", "/", "~")):
         raise UsageError(f"no such folder: {model}")
+    if not _ON_HUB.fullmatch(model):
+        near = f"; did you mean {NANO}?" if get_close_matches(model.lower(), [NANO]) else ""
+        raise UsageError(
+            f"no model {model!r}: there is no such folder here, and a name on the hub is written "
+            f"owner/name{near}"
+        )
     return ModelShape(**{**vars(JOYCAPTION), "model": model})
 
 

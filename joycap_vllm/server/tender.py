@@ -221,7 +221,8 @@ async def _ready(process: Process, seconds: float) -> None:
         process.serving = True
     except TimeoutError:
         raise EngineError(
-            f"vLLM was not ready within {seconds:.0f} s (--start-timeout); log: {process.log}"
+            f"vLLM was not ready within {seconds:.0f} s (--start-timeout); the last that it said: "
+            f"{process.last_words}\nlog: {process.log}"
         ) from None
     finally:
         death.cancel()

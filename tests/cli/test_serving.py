@@ -34,6 +34,6 @@ def test_what_grows_changes_in_place_and_what_is_ready_stands_alone(encoding: st
     assert left[-4:-1] == [
         "http://127.0.0.1:8000/v1",
         "http://127.0.0.1:8001/v1",
-        "serving; Ctrl-C stops",
+        "serving; Ctrl-C here or `joycap serve --stop` anywhere stops",
     ]
     assert encoding != "ascii" or shown.isascii()

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from joycap_vllm.cli.serve import DEFAULT_MODEL, serve
 from joycap_vllm.errors import UsageError
 from joycap_vllm.server import DEFAULT_MODEL as THE_MODEL
-from joycap_vllm.server import Change, Plan, ServeOptions, State, command, facade
+from joycap_vllm.server import Change, Plan, Record, ServeOptions, State, command, facade
 
 Run = Callable[..., Result]
 
@@ -98,6 +98,9 @@ def test_every_option_can_come_from_the_environment(run: Run) -> None:
         (("--gpus", "0,0"), "twice"),
         (("--replicas", "0"), "--replicas takes auto"),
         (("--lora", "nameless"), "--lora takes NAME=PATH"),
+        (("--lora", "x=/no/adapter"), "no adapter_config.json is there"),
+        (("nan",), "did you mean nano?"),
+        (("no-such-model",), "a name on the hub is written owner/name"),
         (("--api-key-file", "/no/such/file"), "could not be read"),
     ],
 )
@@ -126,6 +129,7 @@ def test_ready_servers_are_printed_on_stdout_alone(
         on_line: Callable[[str], None],
         on_ready: Callable[[tuple[str, ...]], None],
         on_change: Callable[[Change], None],
+        record: Record,
     ) -> int:
         on_line("Loading weights")
         on_change(Change(urls[0], State.READY, "", "", "x.log", 0, 1.0))

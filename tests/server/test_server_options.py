@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from machines import H100, RTX_4090, machine
-from planning import CPU, NANO, flags_of, plan_on, values
+from planning import CPU, NANO, flags_of, plan_on, values, why
 from server_help import COMMAND
 
 from joycap_vllm.errors import UsageError
@@ -213,3 +213,18 @@ def test_a_folder_without_a_model_is_told(tmp_path: Path) -> None:
 
 def test_another_name_on_the_hub_is_taken_for_joycaptions_shape() -> None:
     assert shape_of("somebody/tuned") == replace(JOYCAPTION, model="somebody/tuned")
+
+
+def test_what_is_quantised_already_is_not_quantised_once_more() -> None:
+    quantised = replace(JOYCAPTION, quantized=True)
+
+    assert "--quantization" not in values(plan_on(machine(RTX_4090), shape=quantised))
+    with pytest.raises(UsageError, match="leave --quantization out"):
+        plan_on(machine(RTX_4090), ServeOptions(quantization="fp8"), shape=quantised)
+
+
+def test_the_rank_of_an_adapter_that_is_not_at_hand_is_not_made_up() -> None:
+    plan = plan_on(machine(H100), ServeOptions(loras=(("style", "owner/style"),)))
+
+    assert values(plan)["--max-lora-rank"] == "64"
+    assert why(plan, "--max-lora-rank") == "the adapters' ranks are not known here; 64 holds most"
