@@ -137,6 +137,15 @@ AsJson = Annotated[
         envvar="JOYCAP_JSON",
     ),
 ]
+Machine = Annotated[
+    str | None,
+    typer.Option(
+        "--machine",
+        metavar="GPU[xN][,GPU...]",
+        help="With --dry-run or --shell: plan for a machine with these GPUs (rtx-4090, h100x8).",
+        envvar="JOYCAP_MACHINE",
+    ),
+]
 Insecure = Annotated[
     bool,
     typer.Option(
@@ -185,6 +194,7 @@ def serve(
     log_dir: LogDir = None,
     dry_run: DryRun = False,
     shell: Shell = None,
+    machine: Machine = None,
     as_json: AsJson = False,
     insecure: Insecure = False,
     no_check: NoCheck = False,
@@ -201,7 +211,14 @@ def serve(
     """
     if status or stop:
         raise typer.Exit(_look_or_stop(context, port, stop=stop, as_json=as_json))
-    from joycap_vllm.server import ServeOptions, read_api_key, read_gpus, read_loras, read_replicas
+    from joycap_vllm.server import (
+        ServeOptions,
+        read_api_key,
+        read_gpus,
+        read_loras,
+        read_machine,
+        read_replicas,
+    )
 
     # Behind a bare `--` the first word of vLLM's flags looks like the model.
     raw = tuple(context.args)
@@ -224,6 +241,7 @@ def serve(
         log_dir=log_dir,
         start_timeout=start_timeout,
         check=not no_check,
+        machine=None if machine is None else read_machine(machine),
     )
     if shell not in (None, ShellChoice.bash) and engine is EngineChoice.auto:
         options = replace(options, engine="docker")  # vLLM itself does not run on Windows

@@ -10,6 +10,7 @@ from joycap_vllm.server.command import BenchCommand, EngineKind, bench_command
 from joycap_vllm.server.engine import Engine, engine, running
 from joycap_vllm.server.explain import explain
 from joycap_vllm.server.facade import plan_for
+from joycap_vllm.server.known import read_machine
 from joycap_vllm.server.launches import Launch, Record, launches, stop
 from joycap_vllm.server.plan import reachable_url
 from joycap_vllm.server.reading import read_api_key, read_gpus, read_loras, read_replicas
@@ -42,6 +43,7 @@ __all__ = [
     "read_api_key",
     "read_gpus",
     "read_loras",
+    "read_machine",
     "read_replicas",
     "running",
     "serve_until_stopped",

@@ -35,11 +35,16 @@ def plan_for(
         UsageError: The options contradict each other or the machine, or vLLM is not installed.
         EngineError: vLLM is installed, and broken.
     """
+    shape = model_shape(options.model)
+    if options.machine is not None:
+        if not to_show:
+            raise UsageError("--machine plans for another machine: add --dry-run or --shell")
+        command = commands.docker() if options.engine == "docker" else commands.elsewhere()
+        return make_plan(options.machine, command, shape, options, environ=os.environ)
     if not to_show:
         _check_adapters(options)
     hardware = look()
     command, obstacle = _engine(options, hardware, to_show, on_line)
-    shape = model_shape(options.model)
     try:
         return make_plan(hardware, command, shape, options, environ=os.environ, obstacle=obstacle)
     except UsageError as error:

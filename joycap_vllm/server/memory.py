@@ -35,6 +35,7 @@ MOST = 512
 FP8_CAPABILITY = (8, 9)  # with arithmetic in 8 bits
 BF16_CAPABILITY = (8, 0)
 LEAST_CAPABILITY = (7, 5)  # that vLLM's builds are for
+FOR_4_BITS = 9 * GIB
 LITTLE = 2048  # tokens in a step where memory is short
 
 
@@ -212,7 +213,7 @@ def _too_small(shape: ModelShape, gpu: Gpu, best: Fit) -> str:
     ways = ["12 GB are enough on RTX 30 and newer"]
     if busy:
         ways.insert(0, f"{best.share_why}: end them")
-    if not shape.quantized:
+    if not shape.quantized and gpu.total > FOR_4_BITS:
         ways.append("a checkpoint quantised to 4 bits needs 10 GB")
     ways.append("`joycap serve nano` runs anywhere")
     return (

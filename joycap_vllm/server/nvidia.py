@@ -9,7 +9,7 @@ from typing import Any
 
 from joycap_vllm.server.hardware import MIB, Found, Gpu, GpuProcess
 
-QUERY = "index,uuid,name,memory.total,memory.free,compute_cap"
+QUERY = "index,uuid,name,memory.total,memory.reserved,memory.free,compute_cap"
 _LINKS = 18  # NVLinks that a GPU may have
 _SMI_SECONDS = 30
 
@@ -65,20 +65,28 @@ def _devices(nvml: Any, index: int) -> Iterator[Gpu]:
 
 
 def _gpu(nvml: Any, index: int, whole: Any, handle: Any) -> Gpu:
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    memory = _memory(nvml, handle)
     name = _text(nvml.nvmlDeviceGetName(handle))
     sliced = handle is not whole
     return Gpu(
         index=index,
         uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
         name=name,
-        total=int(memory.total),
+        total=int(memory.total) - int(getattr(memory, "reserved", 0)),
         free=int(memory.free),
         capability=tuple(nvml.nvmlDeviceGetCudaComputeCapability(whole)),
         slice=name.rpartition("MIG ")[2] if sliced else "",
         nvlink=not sliced and any(_links(nvml, whole)),
         processes=tuple(_processes(nvml, handle)),
     )
+
+
+def _memory(nvml: Any, handle: Any) -> Any:
+    """Of the newer kind where there is one: it tells what the driver keeps, which neither
+    PyTorch nor vLLM count."""
+    newer = getattr(nvml, "nvmlMemory_v2", None)
+    told = newer and _told(nvml, "DeviceGetMemoryInfo", handle, newer)
+    return told or nvml.nvmlDeviceGetMemoryInfo(handle)
 
 
 def _links(nvml: Any, handle: Any) -> Iterator[bool]:
@@ -136,11 +144,13 @@ def parse_smi(text: str) -> tuple[Gpu, ...]:
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
         try:
-            index, uuid, name, total, free, capability = cells
+            index, uuid, name, total, reserved, free, capability = cells
+            kept = int(reserved) if reserved.isdecimal() else 0  # older drivers: "[N/A]"
             major, minor = capability.split(".")
             gpu = Gpu(
-                int(index), uuid, name, int(total) * MIB, int(free) * MIB, (int(major), int(minor))
-            )
+                int(index), uuid, name, (int(total) - kept) * MIB, int(free) * MIB,
+                (int(major), int(minor)),
+            )  # fmt: skip
         except ValueError:
             continue
         gpus.append(gpu)

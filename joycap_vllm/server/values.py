@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from joycap_vllm.server.command import EngineCommand, EngineKind
-from joycap_vllm.server.hardware import Gpu
+from joycap_vllm.server.hardware import Gpu, Hardware
 from joycap_vllm.server.memory import Fit, Quantization
 from joycap_vllm.server.shape import DEFAULT_MODEL, ModelShape
 
@@ -27,6 +27,7 @@ class ServeOptions:
         log_dir: Where logs go; None: the user's state folder.
         start_timeout: Seconds until a server must be ready, the model's download included.
         check: Whether each server is proved with a test picture.
+        machine: What is planned for; None: this machine.
     """
 
     model: str = DEFAULT_MODEL
@@ -45,6 +46,7 @@ class ServeOptions:
     log_dir: Path | None = None
     start_timeout: float = 1800.0
     check: bool = True
+    machine: Hardware | None = None
 
 
 @dataclass(frozen=True)

@@ -6,38 +6,28 @@ from pathlib import Path
 
 from joycap_vllm.server.command import elsewhere
 from joycap_vllm.server.hardware import GIB, Gpu, GpuProcess, Hardware
+from joycap_vllm.server.known import CARDS, machine
 from joycap_vllm.server.plan import make_plan
 from joycap_vllm.server.shape import JOYCAPTION
 from joycap_vllm.server.values import Plan, ServeOptions
 
 PLANS = Path(__file__).with_name("plans")
 
-RTX_4060 = ("NVIDIA GeForce RTX 4060", 7.99, (8, 9))
-RTX_3060 = ("NVIDIA GeForce RTX 3060", 12.0, (8, 6))
-RTX_4070 = ("NVIDIA GeForce RTX 4070", 11.99, (8, 9))
-RTX_4080 = ("NVIDIA GeForce RTX 4080", 15.99, (8, 9))
-RTX_3090 = ("NVIDIA GeForce RTX 3090", 24.0, (8, 6))
-RTX_4090 = ("NVIDIA GeForce RTX 4090", 23.99, (8, 9))
-RTX_5090 = ("NVIDIA GeForce RTX 5090", 31.84, (12, 0))
-T4 = ("Tesla T4", 14.58, (7, 5))
-L4 = ("NVIDIA L4", 22.49, (8, 9))
-A10 = ("NVIDIA A10", 22.49, (8, 6))
-L40S = ("NVIDIA L40S", 44.99, (8, 9))
-A100_40 = ("NVIDIA A100-SXM4-40GB", 39.5, (8, 0))
-A100_80 = ("NVIDIA A100-SXM4-80GB", 80.0, (8, 0))
-H100 = ("NVIDIA H100 80GB HBM3", 79.6, (9, 0))
-H200 = ("NVIDIA H200", 139.8, (9, 0))
-
-Card = tuple[str, float, tuple[int, int]]
-
-
-def machine(*gpus: Card, ram: float = 64) -> Hardware:
-    """A machine with GPUs given as (name, GiB, compute capability)."""
-    made = tuple(
-        Gpu(index, f"GPU-{index}", name, int(size * GIB), int(size * GIB), capability)
-        for index, (name, size, capability) in enumerate(gpus)
-    )
-    return Hardware(made, 16, int(ram * GIB))
+RTX_4060 = CARDS["rtx-4060"]
+RTX_3060 = CARDS["rtx-3060"]
+RTX_4070 = CARDS["rtx-4070"]
+RTX_4080 = CARDS["rtx-4080"]
+RTX_3090 = CARDS["rtx-3090"]
+RTX_4090 = CARDS["rtx-4090"]
+RTX_5090 = CARDS["rtx-5090"]
+T4 = CARDS["t4"]
+L4 = CARDS["l4"]
+A10 = CARDS["a10"]
+L40S = CARDS["l40s"]
+A100_40 = CARDS["a100-40"]
+A100_80 = CARDS["a100-80"]
+H100 = CARDS["h100"]
+H200 = CARDS["h200"]
 
 
 def mig() -> Hardware:
@@ -82,7 +72,7 @@ MACHINES: dict[str, Hardware] = {
     "a100-80": machine(A100_80),
     "h100-80": machine(H100),
     "h200-141": machine(H200),
-    "h100-80-by-8": machine(*[H100] * 8, ram=1024),
+    "h100-80-by-8": machine(*[H100] * 8, ram=1024 * GIB),
     "h100-in-halves": mig(),
     "mixed-8-24-24": machine(RTX_4060, RTX_4090, RTX_3090),
     "mi300x-192": mi300x(),

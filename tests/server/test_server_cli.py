@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import typer
-from machines import machine
 from server_help import COMMAND
 from typer.testing import CliRunner, Result
 
@@ -16,6 +15,7 @@ from joycap_vllm.cli.serve import DEFAULT_MODEL, serve
 from joycap_vllm.errors import UsageError
 from joycap_vllm.server import DEFAULT_MODEL as THE_MODEL
 from joycap_vllm.server import Change, Plan, Record, ServeOptions, State, command, facade
+from joycap_vllm.server.known import machine
 
 Run = Callable[..., Result]
 

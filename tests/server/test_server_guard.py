@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from machines import machine
 from planning import flags_of, plan_on
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -15,6 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from joycap_vllm.server import ServeOptions
 from joycap_vllm.server.flags import GUARD
 from joycap_vllm.server.guard.joycap_guard import Guard
+from joycap_vllm.server.known import machine
 
 PATHS = ("/health", "/ping", "/metrics", "/version", "/invocations", "/v1/models", "//health")
 

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machines import machine
 
 from joycap_vllm.server import amd, nvidia
 from joycap_vllm.server.hardware import GIB, Gpu, GpuProcess
+from joycap_vllm.server.known import machine
 from joycap_vllm.server.looking import look, visible, weights_folder
 
 SMI = """\
-0, GPU-1f2e, NVIDIA GeForce RTX 4090, 24564, 23028, 8.9
-1, GPU-9a8b, NVIDIA H100 80GB HBM3, 81559, 81008, 9.0
-2, GPU-dead, [Unknown Error], [N/A], [N/A], [N/A]
+0, GPU-1f2e, NVIDIA GeForce RTX 4090, 24564, 357, 23028, 8.9
+1, GPU-9a8b, NVIDIA H100 80GB HBM3, 81559, [N/A], 81008, 9.0
+2, GPU-dead, [Unknown Error], [N/A], [N/A], [N/A], [N/A]
 """
 
 
@@ -25,7 +25,7 @@ def test_nvidia_smis_table_is_read_and_broken_cards_are_left_out() -> None:
 
     assert first.name == "NVIDIA GeForce RTX 4090"
     assert first.capability == (8, 9)
-    assert first.total / GIB == pytest.approx(23.99, abs=0.01)
+    assert first.total / GIB == pytest.approx(23.64, abs=0.01)
     assert (second.index, second.uuid) == (1, "GPU-9a8b")
 
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from machines import H100, RTX_4090, machine
+from machines import H100, RTX_4090
 from planning import CPU, NANO, flags_of, plan_on, values, why
 from server_help import COMMAND
 
 from joycap_vllm.errors import UsageError
 from joycap_vllm.server import ServeOptions, explain
 from joycap_vllm.server.command import docker, elsewhere
+from joycap_vllm.server.known import machine
 from joycap_vllm.server.shape import JOYCAPTION, nano_shape, shape_of
 
 
@@ -89,7 +90,7 @@ def test_a_longer_drain_is_waited_for() -> None:
 
 
 def test_a_cpu_build_gets_flags_for_cpus() -> None:
-    plan = plan_on(machine(RTX_4090, ram=24), command=CPU, shape=NANO)
+    plan = plan_on(machine(RTX_4090, ram=24 << 30), command=CPU, shape=NANO)
     flags = values(plan)
 
     assert flags["--dtype"] == "bfloat16"
@@ -101,8 +102,10 @@ def test_a_cpu_build_gets_flags_for_cpus() -> None:
 
 
 def test_a_model_too_small_to_share_out_computes_in_one_thread_of_one_process() -> None:
-    small = plan_on(machine(ram=24), command=CPU, shape=NANO).replicas[0].env
-    large = plan_on(machine(ram=24), command=CPU, shape=replace(NANO, weights=1 << 30)).replicas[0]
+    small = plan_on(machine(ram=24 << 30), command=CPU, shape=NANO).replicas[0].env
+    large = plan_on(
+        machine(ram=24 << 30), command=CPU, shape=replace(NANO, weights=1 << 30)
+    ).replicas[0]
 
     assert (small["VLLM_ENABLE_V1_MULTIPROCESSING"], small["OMP_NUM_THREADS"]) == ("0", "1")
     assert not {"VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS"} & set(large.env)
@@ -110,7 +113,7 @@ def test_a_model_too_small_to_share_out_computes_in_one_thread_of_one_process() 
 
 def test_joycaption_on_a_small_machine_without_gpu_is_refused() -> None:
     with pytest.raises(UsageError, match="`joycap serve nano` runs anywhere"):
-        plan_on(machine(ram=16), command=CPU)
+        plan_on(machine(ram=16 << 30), command=CPU)
 
 
 def test_a_cpu_takes_no_fp8() -> None:
@@ -120,12 +123,12 @@ def test_a_cpu_takes_no_fp8() -> None:
 
 def test_a_cpu_holds_as_many_servers_as_its_memory_does() -> None:
     two = ServeOptions(replicas=2)
-    plan = plan_on(machine(ram=16), two, command=CPU, shape=NANO)
+    plan = plan_on(machine(ram=16 << 30), two, command=CPU, shape=NANO)
 
     assert [replica.port for replica in plan.replicas] == [8000, 8001]
     assert plan.replicas[1].env["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
     with pytest.raises(UsageError, match="2 times joycap-nano needs 10"):
-        plan_on(machine(ram=8), two, command=CPU, shape=NANO)
+        plan_on(machine(ram=8 << 30), two, command=CPU, shape=NANO)
 
 
 def test_a_gpu_build_without_a_gpu_is_planned_but_not_started() -> None:

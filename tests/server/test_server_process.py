@@ -201,9 +201,7 @@ async def test_a_server_without_enough_memory_for_less_either_is_given_up(
 async def test_a_server_that_is_never_ready_is_given_up(tmp_path: Path) -> None:
     plan = replace(fake_plan(tmp_path, "--not-ready"), start_timeout=1.0)
 
-    with pytest.raises(
-        EngineError, match=r"within 1 s .* said: Starting vLLM server"
-    ):
+    with pytest.raises(EngineError, match=r"within 1 s .* said: Starting vLLM server"):
         async with running(plan, on_line=lambda _: None):
             pass
 

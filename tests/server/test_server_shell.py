@@ -9,11 +9,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from machines import machine
 
 from joycap_vllm.server import Plan, ServeOptions, Shell, shell_commands
 from joycap_vllm.server.command import docker, elsewhere
 from joycap_vllm.server.flags import GUARD, TEMPLATE
+from joycap_vllm.server.known import machine
 from joycap_vllm.server.plan import make_plan
 from joycap_vllm.server.shape import JOYCAPTION
 
