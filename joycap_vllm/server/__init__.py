@@ -17,7 +17,7 @@ from joycap_vllm.server.reading import read_api_key, read_gpus, read_loras, read
 from joycap_vllm.server.service import serve_until_stopped
 from joycap_vllm.server.shape import DEFAULT_MODEL
 from joycap_vllm.server.shell import Shell, shell_commands
-from joycap_vllm.server.tender import Change, State
+from joycap_vllm.server.states import Change, State
 from joycap_vllm.server.values import Flag, Plan, Replica, ServeOptions
 
 __all__ = [

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from joycap_vllm.errors import JoycapError, UsageError
 from joycap_vllm.server.launches import launches
-from joycap_vllm.server.tender import Change, Tender
+from joycap_vllm.server.states import Change
+from joycap_vllm.server.tender import Tender
 from joycap_vllm.server.values import Plan, Replica
+
+_T = TypeVar("_T")
 
 
 class Engine:
@@ -57,13 +62,24 @@ async def engine(
         raise UsageError(plan.obstacle)
     for replica in plan.replicas:
         check_port(replica)
-    tenders = [Tender(plan, replica, on_line, on_change) for replica in plan.replicas]
+    told, changed = _unheard(on_line), _unheard(on_change)
+    tenders = [Tender(plan, replica, told, changed) for replica in plan.replicas]
     cares = [asyncio.create_task(tender.run()) for tender in tenders]
     try:
         await _all_ready(tenders, cares)
         yield Engine(plan, tenders, cares)
     finally:
         await _stop_all(tenders, cares)
+
+
+def _unheard(tell: Callable[[_T], None]) -> Callable[[_T], None]:
+    """The same for a listener that may go away, as a terminal does: the servers are tended on."""
+
+    def told(what: _T) -> None:
+        with contextlib.suppress(OSError):
+            tell(what)
+
+    return told
 
 
 @asynccontextmanager
@@ -74,12 +90,14 @@ async def running(plan: Plan, *, on_line: Callable[[str], None]) -> AsyncIterato
 
 
 def check_port(replica: Replica) -> None:
-    """Says so before minutes of loading when a port is taken.
+    """Says so before minutes of loading when a port is taken, or will be by a server that loads.
 
     Raises:
-        UsageError: Another process listens on the port.
+        UsageError: Another process listens on the port, or another launcher starts a server there.
     """
     host = replica.host
+    if (way_out := _launched_before(replica)) is not None:
+        raise UsageError(f"port {replica.port} of {host} is taken: {way_out}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # As the server will bind it: a port in TIME_WAIT is free.
@@ -89,17 +107,22 @@ def check_port(replica: Replica) -> None:
         except OSError as error:
             raise UsageError(
                 f"port {replica.port} of {host} cannot be used: {error.strerror or error}; "
-                f"{_way_out(replica)}"
+                "--port takes another"
             ) from error
 
 
-def _way_out(replica: Replica) -> str:
-    for launch in launches():
-        others = launch.pid != os.getpid()
-        if others and any(server.url == replica.base_url for server in launch.servers):
-            stop = f"`joycap serve --stop --port {replica.port}` ends it"
-            return f"`joycap serve` (process {launch.pid}) serves there: {stop}"
-    return "--port takes another"
+def _launched_before(replica: Replica) -> str | None:
+    """The launcher that has this port already; of two that start together, the one before us."""
+    found = launches()
+    mine = next((launch.order for launch in found if launch.pid == os.getpid()), None)
+    for launch in found:
+        theirs = any(server.url == replica.base_url for server in launch.servers)
+        if theirs and launch.pid != os.getpid() and (mine is None or launch.order < mine):
+            return (
+                f"`joycap serve` (process {launch.pid}) serves there, and `joycap serve --stop "
+                f"--port {replica.port}` ends it; --port takes another"
+            )
+    return None
 
 
 async def _all_ready(tenders: list[Tender], cares: list[asyncio.Task[None]]) -> None:

@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from joycap_vllm.server.tender import Change, State
+from pydantic import TypeAdapter, ValidationError
+
+from joycap_vllm.server.states import Change, State
 
 _POLL = 0.1  # seconds between two looks whether a launcher is gone
 
@@ -39,9 +41,17 @@ class Launch:
     servers: tuple[Change, ...] = ()
 
     @property
+    def order(self) -> tuple[float, int]:
+        """Of two launchers that want the same port, the lesser has it."""
+        return self.started, self.pid
+
+    @property
     def runs(self) -> bool:
         """Whether its process is still there."""
-        return _born(self.pid) == self.born
+        return bool(self.born) and born(self.pid) == self.born
+
+
+_FILE = TypeAdapter(Launch)
 
 
 class Record:
@@ -73,7 +83,7 @@ class Record:
         """Takes a server's new state; where nothing can be written, nothing is."""
         self._servers[change.url] = change
         servers = tuple(self._servers.values())
-        launch = Launch(os.getpid(), _born(os.getpid()), self._model, self._started, servers)
+        launch = Launch(os.getpid(), born(os.getpid()), self._model, self._started, servers)
         scratch = self._path.with_suffix(".tmp")
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -88,11 +98,11 @@ def launches(folder: Path | None = None) -> list[Launch]:
     for file in folder.glob("*.json"):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             launch = _read(json.loads(file.read_bytes()))
-            if launch.runs:
+            if launch is not None and launch.runs:
                 found.append(launch)
             else:
                 file.unlink()
-    return sorted(found, key=lambda launch: launch.started)
+    return sorted(found, key=lambda launch: launch.order)
 
 
 def stop(launch: Launch, seconds: float) -> bool:
@@ -105,14 +115,15 @@ def stop(launch: Launch, seconds: float) -> bool:
     return not launch.runs
 
 
-def _read(told: dict[str, Any]) -> Launch:
-    servers = tuple(
-        Change(**{**server, "state": State(server["state"])}) for server in told.pop("servers")
-    )
-    return Launch(**told, servers=servers)
+def _read(told: Any) -> Launch | None:
+    """A launcher's file; None where it holds something else."""
+    try:
+        return _FILE.validate_python(told)
+    except ValidationError:
+        return None
 
 
-def _born(pid: int) -> str:
+def born(pid: int) -> str:
     """When a process was started; empty where there is none."""
     try:
         told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from joycap_vllm.errors import EngineError
+from joycap_vllm.server.launches import launches
 from joycap_vllm.server.log import last_error, matters, message
 from joycap_vllm.server.values import Plan, Replica
 
@@ -46,7 +47,7 @@ class Process:
         self._keeper = keeper
         self._on_line = on_line
         self._lines: deque[str] = deque(maxlen=LINES_KEPT)
-        self._offset = 0
+        self._tail = log.open("rb")  # which can be read on, should somebody remove the file
         self._rest = ""
         self._follower = asyncio.ensure_future(self._follow())
 
@@ -93,12 +94,10 @@ class Process:
             self._read()
             await asyncio.sleep(TAIL_SECONDS)
         self._read()
+        self._tail.close()
 
     def _read(self) -> None:
-        with self.log.open("rb") as file:
-            file.seek(self._offset)
-            fresh = file.read()
-        self._offset += len(fresh)
+        fresh = self._tail.read()
         text = self._rest + fresh.decode("utf-8", errors="replace").replace("\r", "\n")
         *lines, self._rest = text.split("\n")
         for line in lines:
@@ -155,7 +154,9 @@ def new_log(folder: Path | None, port: int) -> Path:
 
         folder = Path(platformdirs.user_state_dir("joycap-vllm")) / "logs"
     folder.mkdir(parents=True, exist_ok=True)
-    old = sorted(folder.glob("vllm-*.log"), key=lambda file: file.stat().st_mtime, reverse=True)
+    living = {server.log for launch in launches() for server in launch.servers}
+    old = [file for file in folder.glob("vllm-*.log") if str(file) not in living]
+    old.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     for file in old[LOGS_KEPT - 1 :]:
         file.unlink(missing_ok=True)
     now = time.time()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from joycap_vllm.server.engine import engine
 from joycap_vllm.server.launches import Record
-from joycap_vllm.server.tender import Change
+from joycap_vllm.server.states import Change
 from joycap_vllm.server.values import Plan
 
 STOPPED, INTERRUPTED = 0, 130
@@ -43,6 +43,8 @@ async def serve_until_stopped(
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     ready = False
     with record or Record(plan.shape.model) as kept:
+        for replica in plan.replicas:
+            kept.begin(replica.base_url)
 
         def changed(change: Change) -> None:
             kept.note(change)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from joycap_vllm.server.raw import named
 from joycap_vllm.server.values import Flag, Replica
 
-# vLLM's and PyTorch's words for it, at loading, profiling, and when the KV cache is laid out.
-_MEMORY = re.compile(
-    r"out of memory|OutOfMemory|No available memory for the cache blocks"
-    r"|less than desired GPU memory utilization|larger than the (?:available KV cache|maximum)"
-    r"|KV cache is needed, which is larger",
+# vLLM's and PyTorch's words for three faults: others took memory meanwhile; too little was left for
+# the KV cache once weights and work space were counted; it ran out.
+_TAKEN = re.compile(r"less than desired GPU memory utilization", re.IGNORECASE)
+_NO_CACHE = re.compile(
+    r"No available memory for the cache blocks|KV cache is needed, which is larger"
+    r"|larger than the (?:available KV cache|maximum)",
     re.IGNORECASE,
 )
+_OUT = re.compile(r"out of memory|OutOfMemory", re.IGNORECASE)
 _LEAST_TOKENS = 2048
-_LEAST_SHARE = 0.3
-_LESS = 0.06  # of the GPU's memory: what CUDA, a desktop or a slow free may hold
-_WHY = "less than planned: it ran out of memory with more"
+_LEAST_SHARE, _MOST_SHARE = 0.3, 0.97
+_STEP = 0.06  # of the GPU's memory: what CUDA, a desktop or a slow free may hold
+_WHY = "other than planned: it ran out of memory"
+_EAGER = "--enforce-eager"
 
 
 @dataclass(frozen=True)
@@ -32,42 +35,60 @@ class Smaller:
 
 def is_memory(error: str) -> bool:
     """Whether a server's last words say that memory was short."""
-    return _MEMORY.search(error) is not None
+    return any(words.search(error) for words in (_TAKEN, _NO_CACHE, _OUT))
 
 
-def smaller(replica: Replica, raw: tuple[str, ...] = ()) -> Smaller | None:
-    """The same server with half as many captions and tokens in a step, and a smaller share of the
-    memory; None where nothing is left to take away.
+def smaller(replica: Replica, error: str, raw: tuple[str, ...] = ()) -> Smaller | None:
+    """The same server with other flags for its memory; None where nothing is left to change.
+
+    Memory that others took is left to them. Where the KV cache is too small, a step gets fewer
+    tokens and no CUDA graphs, and the cache what they held. Else all is made smaller: captions and
+    tokens in a step by half, and the share.
 
     Args:
         replica: As it was started.
+        error: Its last words.
         raw: The user's own flags, which are not touched.
     """
     own = named(raw)
-    change: dict[str, str | None] = {}
-    values = {flag.name: flag.value for flag in replica.flags if flag.name not in own}
-    if isinstance(tokens := values.get("--max-num-batched-tokens"), str):
-        change["--max-num-batched-tokens"] = str(max(int(tokens) // 2, _LEAST_TOKENS))
-    if isinstance(sequences := values.get("--max-num-seqs"), str):
-        change["--max-num-seqs"] = str(max(int(sequences) // 2, 1))
-    if isinstance(share := values.get("--gpu-memory-utilization"), str):
-        change["--gpu-memory-utilization"] = f"{max(float(share) - _LESS, _LEAST_SHARE):.2g}"
-    change = {name: value for name, value in change.items() if value != values[name]}
-    if not change:
+    values = {f.name: f.value for f in replica.flags if f.name not in own}
+    change: dict[str, str] = {}
+
+    def exchange(name: str, new: Callable[[str], str]) -> None:
+        value = values.get(name)
+        if isinstance(value, str) and new(value) != value:
+            change[name] = new(value)
+
+    eager = _NO_CACHE.search(error) is not None and _EAGER not in values | dict.fromkeys(own)
+    if _NO_CACHE.search(error):
+        exchange("--gpu-memory-utilization", lambda share: _share(float(share) + _STEP / 2))
+    else:
+        exchange("--gpu-memory-utilization", lambda share: _share(float(share) - _STEP))
+    if not _TAKEN.search(error):
+        exchange("--max-num-batched-tokens", lambda n: str(max(int(n) // 2, _LEAST_TOKENS)))
+    if not _TAKEN.search(error) and not _NO_CACHE.search(error):
+        exchange("--max-num-seqs", lambda n: str(max(int(n) // 2, 1)))
+    if not change and not eager:
         return None
-    words = " ".join(f"{name} {value}" for name, value in change.items())
     flags = tuple(
-        replace(flag, value=change[flag.name], why=_WHY) if flag.name in change else flag
-        for flag in replica.flags
+        replace(f, value=change[f.name], why=_WHY) if f.name in change else f for f in replica.flags
     )
-    return Smaller(replace(replica, flags=flags, argv=_exchanged(replica, change)), words)
+    argv = _exchanged(replica, change)
+    words = [f"{name} {value}" for name, value in change.items()]
+    if eager:
+        flags, argv, words = (*flags, Flag(_EAGER, None, _WHY)), (*argv, _EAGER), [*words, _EAGER]
+    return Smaller(replace(replica, flags=flags, argv=argv), " ".join(words))
 
 
-def _exchanged(replica: Replica, change: Mapping[str, str | None]) -> tuple[str, ...]:
+def _share(share: float) -> str:
+    return f"{min(max(share, _LEAST_SHARE), _MOST_SHARE):.2g}"
+
+
+def _exchanged(replica: Replica, change: dict[str, str]) -> tuple[str, ...]:
     argv = list(replica.argv)
     for flag in replica.flags:
         if flag.name in change:
-            argv[_place(argv, flag) + 1] = str(change[flag.name])
+            argv[_place(argv, flag) + 1] = change[flag.name]
     return tuple(argv)
 
 

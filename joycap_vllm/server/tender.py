@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from time import monotonic, time
 
 import httpx2
@@ -22,44 +21,13 @@ import httpx2
 from joycap_vllm.errors import EngineError, NoEndpointError
 from joycap_vllm.server.process import Process, start
 from joycap_vllm.server.smaller import is_memory, smaller
+from joycap_vllm.server.states import Change, State
 from joycap_vllm.server.values import Plan, Replica
 
 HEALTH_SECONDS = 0.5
+DEATH_SECONDS = 2.0  # that a process which breaks connections may take to end
 LONGEST_PAUSE = 60.0  # seconds
 STEADY_SECONDS = 300.0  # of serving after which earlier deaths are forgotten
-
-
-class State(StrEnum):
-    """What a replica is about."""
-
-    STARTING = "starting"
-    READY = "ready"
-    DIED = "died"
-    GIVEN_UP = "given up"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True)
-class Change:
-    """A replica's new state.
-
-    Attributes:
-        url: Its base URL.
-        state: What it is about now.
-        why: The reason, where there is one to tell.
-        gpu: Where it runs; empty on a CPU.
-        log: The file that its log goes to.
-        restarts: How often it was started again.
-        at: When, in seconds since 1970.
-    """
-
-    url: str
-    state: State
-    why: str
-    gpu: str
-    log: str
-    restarts: int
-    at: float
 
 
 class Tender:
@@ -141,8 +109,8 @@ class Tender:
         self._turn(State.STARTING)
         try:
             await _ready(process, self._plan.start_timeout)
-            if self._plan.check:
-                await self._prove()
+            if self._plan.check and (death := await _unless_dead(process, self._prove())):
+                return death
         except NoEndpointError as error:
             if not self.was_ready.is_set():
                 raise
@@ -166,7 +134,7 @@ class Tender:
         Raises:
             EngineError: This is another fault, or the second of the kind.
         """
-        less = smaller(self.replica, self._plan.raw) if is_memory(str(error)) else None
+        less = smaller(self.replica, str(error), self._plan.raw) if is_memory(str(error)) else None
         if less is None or self.replica.shrunk:
             self._turn(State.GIVEN_UP, str(error))
             raise error
@@ -202,6 +170,24 @@ class Tender:
                 at=time(),
             )
         )
+
+
+async def _unless_dead(process: Process, work: Coroutine[None, None, None]) -> EngineError | None:
+    """Does the work, which fails if the process dies meanwhile; the death then tells why."""
+    working = asyncio.create_task(work)
+    dying = asyncio.create_task(process.died())
+    try:
+        await asyncio.wait({working, dying}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done() and working.exception() is not None:
+            await asyncio.wait({dying}, timeout=DEATH_SECONDS)
+        if dying.done():
+            return dying.result()
+        working.result()
+        return None
+    finally:
+        working.cancel()
+        dying.cancel()
+        await asyncio.gather(working, dying, return_exceptions=True)
 
 
 async def _ready(process: Process, seconds: float) -> None:

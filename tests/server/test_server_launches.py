@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_help import alive, wait_until
+from server_help import alive, free_port, wait_until
+
+from joycap_vllm.errors import UsageError
+from joycap_vllm.server import Record, Replica
+from joycap_vllm.server.engine import check_port
+from joycap_vllm.server.launches import born
 
 from forking import run_joycap
 
@@ -85,3 +90,40 @@ def test_a_launcher_that_was_killed_is_not_shown(launched: Launched, tmp_path: P
     assert done.returncode == 3
     assert "no server of `joycap serve` runs here" in done.stderr
     assert not list((tmp_path / "joycap-vllm" / "serve").glob("*.json"))
+
+
+def test_a_port_where_another_launcher_loads_is_taken_already(launched: Launched) -> None:
+    launched.wait_ready()
+    url = f"http://127.0.0.1:{launched.port}/v1"
+    replica = Replica("127.0.0.1", launched.port, url, None, (), {})
+
+    with pytest.raises(UsageError, match=rf"process {launched.process.pid}\) serves there"):
+        check_port(replica)
+
+
+def test_of_two_launchers_that_begin_together_the_later_gives_way(tmp_path: Path) -> None:
+    port = free_port()
+    replica = Replica("127.0.0.1", port, f"http://127.0.0.1:{port}/v1", None, (), {})
+    with Record("a model") as mine:
+        mine.begin(replica.base_url)
+        (file,) = (tmp_path / "state/joycap-vllm/serve").glob("*.json")
+        told = json.loads(file.read_bytes())
+        parent = os.getppid()
+        theirs = {**told, "pid": parent, "born": born(parent)}
+        for started, taken in ((told["started"] + 5, False), (told["started"] - 5, True)):
+            other = file.with_name(f"{parent}.json")
+            other.write_text(json.dumps({**theirs, "started": started}))
+            if taken:
+                with pytest.raises(UsageError, match=f"process {parent}"):
+                    check_port(replica)
+            else:
+                check_port(replica)
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "{}", '{"pid": 1}', "nonsense", '{"servers": 3}'])
+def test_files_that_are_no_launchers_are_passed_over(tmp_path: Path, text: str) -> None:
+    folder = tmp_path / "state/joycap-vllm/serve"
+    folder.mkdir(parents=True)
+    (folder / "1.json").write_text(text)
+
+    assert status() == []

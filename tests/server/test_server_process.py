@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from server_help import alive, fake_plan
 
-from joycap_vllm.errors import EngineError, UsageError
+from joycap_vllm.errors import EngineError, NoEndpointError, UsageError
 from joycap_vllm.server import Change, Flag, Plan, State, engine, running
 
 LAUNCHER = Path(__file__).with_name("launch_fake.py")
@@ -183,8 +183,36 @@ async def test_a_server_without_enough_memory_is_started_once_more_with_less(
         assert servers.tenders[0].replica.shrunk
 
     assert argv[-4:] == ["--max-num-seqs", "50", "--gpu-memory-utilization", "0.86"]
-    words = "starting again, once, with --max-num-seqs 50 --gpu-memory-utilization 0.86"
+    words = "starting again, once, with --gpu-memory-utilization 0.86 --max-num-seqs 50"
     assert sum(words in line for line in lines) == 1
+
+
+async def test_memory_that_runs_out_at_the_test_picture_is_answered_by_less_as_well(
+    tmp_path: Path, broken: str
+) -> None:
+    plan = fake_plan(tmp_path, "--die-with", broken, "--room", "60", "--when-asked")
+    plan = replace(roomy(plan, ("--max-num-seqs", "100")), check=True)
+    lines: list[str] = []
+
+    with pytest.raises(NoEndpointError):  # since the fake one lists no models
+        async with running(plan, on_line=lines.append):
+            pass
+    assert any("starting again, once, with --max-num-seqs 50" in line for line in lines)
+
+
+async def test_a_server_is_tended_on_when_nobody_can_be_told_any_more(tmp_path: Path) -> None:
+    plan = replace(fake_plan(tmp_path), pause=0.01)
+
+    def gone(_: str) -> None:
+        raise BrokenPipeError
+
+    async with engine(plan, on_line=gone) as servers:
+        (tender,) = servers.tenders
+        first = page(plan)["pids"]
+        tender.kill()
+        while tender.restarts == 0 or tender.state is not State.READY:
+            await asyncio.sleep(0.05)
+        assert page(plan)["pids"] != first
 
 
 async def test_a_server_without_enough_memory_for_less_either_is_given_up(
