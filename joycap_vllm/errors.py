@@ -29,6 +29,10 @@ class UsageError(JoycapError):
     """What was asked cannot be done as it was asked."""
 
 
+class TooLargeError(UsageError):
+    """A model that this machine's memory does not hold."""
+
+
 class MissingExtraError(UsageError):
     """A feature needs an optional dependency that is not installed."""
 

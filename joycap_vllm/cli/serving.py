@@ -9,6 +9,8 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
+from joycap_vllm.errors import JoycapError
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -41,8 +43,9 @@ class Events:
     def __enter__(self) -> Events:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        pass
+    def __exit__(self, kind: object, error: BaseException | None, *_: object) -> None:
+        if isinstance(error, JoycapError):
+            self._tell("error", at=time.time(), text=str(error))
 
     def _tell(self, event: str, **facts: object) -> None:
         print(json.dumps({"event": event, **facts}), file=self._out, flush=True)

@@ -13,6 +13,11 @@ from joycap_vllm.server.values import Flag, Plan, Replica
 INSIDE_TEMPLATE = "/joycap/chat_template.jinja"
 INSIDE_GUARD = "/joycap/guard/joycap_guard.py"
 INSIDE_PORT = 8000
+# Variables of the user's that mean the same inside, beside all of vLLM's own.
+PASSED = frozenset(
+    {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HTTP_PROXY",
+     "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
+)  # fmt: skip
 
 
 def docker_argv(plan: Plan, replica: Replica, environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -22,18 +27,20 @@ def docker_argv(plan: Plan, replica: Replica, environ: Mapping[str, str]) -> tup
     argv += ["--gpus", "all" if gpu is None else f"device={gpu.selector}"]
     published = f"[{host}]" if ":" in host else host
     argv += ["-p", f"{published}:{port}:{INSIDE_PORT}"]
-    argv += ["-v", f"{hub_home(environ)}:/root/.cache/huggingface"]
+    argv += _mount(hub_home(environ), "/root/.cache/huggingface", "")
+    if hub := environ.get("HF_HUB_CACHE"):
+        argv += _mount(Path(hub).expanduser(), "/root/.cache/huggingface/hub", "")
     argv += ["-v", f"{TEMPLATE}:{INSIDE_TEMPLATE}:ro"]
     model = plan.shape.model
     if Path(model).is_dir():
-        argv += ["-v", f"{model}:/joycap/model:ro"]
+        argv += _mount(Path(model), "/joycap/model")
         model = "/joycap/model"
     mounts, words = _flag_words((*plan.flags, *replica.flags))
     argv += mounts
     for variable in plan.env:
         argv += ["-e", f"{variable.name}={variable.value}"]
-    if environ.get("HF_TOKEN"):
-        argv += ["-e", "HF_TOKEN"]
+    passed = {name for name in environ if name in PASSED or name.startswith("VLLM_")}
+    argv += [word for name in sorted(passed - {"VLLM_API_KEY"}) for word in ("-e", name)]
     if plan.api_key is not None:
         argv += ["-v", f"{GUARD}:{INSIDE_GUARD}:ro", "-e", "PYTHONPATH=/joycap/guard"]
         argv += ["-e", "VLLM_API_KEY"]
@@ -49,6 +56,15 @@ def container(port: int) -> str:
     return f"joycap-{port}"
 
 
+def _mount(here: Path, inside: str, mode: str = ":ro") -> list[str]:
+    """A folder under its name inside; -v, which makes it should it be missing, knows no colons."""
+    if ":" not in str(here):
+        return ["-v", f"{here}:{inside}{mode}"]
+    only = ",readonly" if mode else ""
+    source = str(here).replace('"', '""')  # it is a row of CSV
+    return ["--mount", f'type=bind,"source={source}",target={inside}{only}']
+
+
 def _flag_words(flags: Iterable[Flag]) -> tuple[list[str], list[str]]:
     """The volumes and the flags, with folders of this machine under their names inside."""
     mounts: list[str] = []
@@ -60,8 +76,9 @@ def _flag_words(flags: Iterable[Flag]) -> tuple[list[str], list[str]]:
             words.append(flag.name)
             for module in flag.value:
                 name, folder = module.split("=", 1)
-                if Path(folder).is_dir():
-                    mounts += ["-v", f"{Path(folder).resolve()}:/joycap/lora/{name}:ro"]
+                here = Path(folder).expanduser()
+                if here.is_dir():
+                    mounts += _mount(here.resolve(), f"/joycap/lora/{name}")
                     folder = f"/joycap/lora/{name}"
                 words.append(f"{name}={folder}")
         else:

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from joycap_vllm.errors import UsageError
+from joycap_vllm.errors import TooLargeError, UsageError
 from joycap_vllm.server import command as commands
 from joycap_vllm.server.command import EngineCommand
+from joycap_vllm.server.files import check_files
 from joycap_vllm.server.hardware import Hardware
 from joycap_vllm.server.looking import look
 from joycap_vllm.server.plan import make_plan
@@ -43,11 +44,12 @@ def plan_for(
         return make_plan(options.machine, command, shape, options, environ=os.environ)
     if not to_show:
         _check_adapters(options)
+        check_files(Path(shape.model))
     hardware = look()
     command, obstacle = _engine(options, hardware, to_show, on_line)
     try:
         return make_plan(hardware, command, shape, options, environ=os.environ, obstacle=obstacle)
-    except UsageError as error:
+    except TooLargeError as error:
         # A model that is too large for this CPU is most likely meant for a GPU elsewhere.
         if not (to_show and command.is_cpu and options.engine == "auto"):
             raise

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from joycap_vllm.errors import UsageError
+from joycap_vllm.errors import TooLargeError, UsageError
 from joycap_vllm.server.command import EngineCommand
 from joycap_vllm.server.hardware import GIB, Gpu, Hardware
 from joycap_vllm.server.memory import BF16_CAPABILITY, Fit
+from joycap_vllm.server.raw import value_of
 from joycap_vllm.server.shape import ModelShape
 from joycap_vllm.server.values import Flag, ServeOptions
 
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 GUARD = Path(__file__).with_name("guard") / "joycap_guard.py"
 TEMPLATE_TOKENS = 50
+LEAST_TOKENS = 64  # of a prompt and an answer
 PROMPT_TOKENS = 512
 TINY = 64 << 20  # bytes of weights
 ANSWER_TOKENS = 512
@@ -38,6 +41,31 @@ def context_for(shape: ModelShape) -> tuple[str, str]:
         f"rounded up"
     )
     return str(length), why
+
+
+def longest(options: ServeOptions, shape: ModelShape) -> int:
+    """Tokens of the longest prompt and answer that a server will take.
+
+    Raises:
+        UsageError: `--max-model-len` is no number of tokens, too few for a picture, or more than
+            the model was made for.
+    """
+    asked = value_of("--max-model-len", options.raw) or options.max_model_len
+    if asked == "auto":
+        return int(context_for(shape)[0])
+    match = re.fullmatch(r"(\d+)([kK]?)", asked)
+    if match is None:
+        raise UsageError(
+            f"--max-model-len takes a number of tokens as in 4096 or 4k, not {asked!r}"
+        )
+    tokens = int(match[1]) * {"": 1, "k": 1000, "K": 1024}[match[2]]
+    least = shape.image_tokens + TEMPLATE_TOKENS + LEAST_TOKENS
+    if not least <= tokens <= shape.context:
+        raise UsageError(
+            f"--max-model-len {asked}: a picture, its prompt and an answer take {least} tokens at "
+            f"least, and {shape.model} was made for {shape.context} at most"
+        )
+    return tokens
 
 
 def shared_flags(
@@ -152,7 +180,7 @@ def _cpu_flags(shape: ModelShape, hardware: Hardware, options: ServeOptions) -> 
     need = servers * (shape.weights + kv_space(shape) * GIB + 4 * GIB)
     if hardware.ram and need > hardware.ram:
         each = "" if servers == 1 else f"{servers} times "
-        raise UsageError(
+        raise TooLargeError(
             f"{each}{shape.served} needs {need / GIB:.1f} GiB of memory on a CPU, and this machine "
             f"has {hardware.ram / GIB:.1f} GiB; `joycap serve nano` runs anywhere"
         )

@@ -13,6 +13,7 @@ measured on a GPU.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -32,6 +33,7 @@ COMFORT = 64  # captions at once below which a GPU with arithmetic in 8 bits is 
 ENOUGH = 16  # captions at once below which what costs a little quality is worth it
 LEAST = 4
 MOST = 512
+_AMD_FP8 = re.compile(r"gfx(94|95|12)|MI3\d\d|RX 9\d\d\d")
 FP8_CAPABILITY = (8, 9)  # with arithmetic in 8 bits
 BF16_CAPABILITY = (8, 0)
 LEAST_CAPABILITY = (7, 5)  # that vLLM's builds are for
@@ -104,9 +106,12 @@ class Fit:
         )
 
 
-def fit(shape: ModelShape, gpu: Gpu, quantization: Quantization = "auto") -> Fit:
+def fit(shape: ModelShape, gpu: Gpu, quantization: Quantization = "auto", tokens: int = 0) -> Fit:
     """The best way to put a model on a GPU: the first that has room for enough captions at once,
     or the one with the most.
+
+    Args:
+        tokens: The longest prompt and answer, for one of which there must be room.
 
     Raises:
         UsageError: The model does not fit, or the GPU cannot do what is asked.
@@ -121,13 +126,18 @@ def fit(shape: ModelShape, gpu: Gpu, quantization: Quantization = "auto") -> Fit
     chosen = chosen or max(tried, key=lambda one: (one.captions, -one.weights - one.work))
     if chosen.captions < LEAST:
         raise UsageError(_too_small(shape, gpu, chosen))
+    if chosen.kv_tokens < tokens:
+        raise UsageError(
+            f"on {_named(gpu)} there is room for {chosen.kv_tokens:,} tokens in all, and "
+            f"--max-model-len asks for {tokens:,} in one request"
+        )
     return chosen
 
 
 def _choices(shape: ModelShape, gpu: Gpu, quantization: Quantization) -> Iterator[Choice]:
     tokens, native = _batched_tokens(gpu), has_fp8(gpu)
     kind = "fp8_per_channel" if native else "fp8_per_block"
-    may = quantization != "none" and not shape.quantized
+    may = quantization != "none" and not shape.quantized and (native or gpu.maker != "amd")
     if quantization != "fp8":
         yield Choice(None, None, tokens, enough=COMFORT if may and native else ENOUGH)
     last = kind if may else None
@@ -141,7 +151,9 @@ def _choices(shape: ModelShape, gpu: Gpu, quantization: Quantization) -> Iterato
 
 def has_fp8(gpu: Gpu) -> bool:
     """Whether it computes in 8 bits; others store weights so, by vLLM's Marlin kernels."""
-    return gpu.maker == "amd" or gpu.capability >= FP8_CAPABILITY
+    if gpu.maker == "amd":  # vLLM's kernels are for MI300 and newer, and for RDNA 4
+        return _AMD_FP8.search(gpu.name) is not None
+    return gpu.capability >= FP8_CAPABILITY
 
 
 def _counted(shape: ModelShape, gpu: Gpu, choice: Choice) -> Fit:

@@ -14,6 +14,7 @@ from joycap_vllm.server.flags import (
     GUARD,
     gpu_flags,
     guard_flag,
+    longest,
     shared_flags,
     variables,
 )
@@ -51,10 +52,15 @@ def make_plan(
     # vLLM reads this variable by itself, so a key that is set there holds.
     api_key = options.api_key or environ.get("VLLM_API_KEY") or None
     _check_host(options, api_key)
+    if command.is_cpu and options.gpus is not None:
+        raise UsageError(f"--gpus: the vLLM here ({command.version}) is a build for CPUs")
+    _check_twice(options)
     gpus = () if command.is_cpu else _choose_gpus(hardware, options)
     if not gpus and not command.is_cpu and obstacle is None:
         obstacle = f"no GPU is visible here, and vLLM {command.version} is a build for GPUs"
-    seats, left_out = _seats(shape, gpus, options)
+    if command.kind == "docker" and any(gpu.maker == "amd" for gpu in gpus):
+        obstacle = "--engine docker runs vLLM's image for NVIDIA GPUs, and this machine's are AMD's"
+    seats, left_out = _seats(shape, gpus, options, longest(options, shape))
     own = [tuple(gpu_flags(command, shape, options, gpu, fit)) for gpu, fit in seats]
     if command.is_cpu:
         own = [()] * len(seats)
@@ -90,6 +96,20 @@ def make_plan(
     return replace(plan, replicas=tuple(_replicas(plan, places, options, environ)))
 
 
+def _check_twice(options: ServeOptions) -> None:
+    """Refuses what is given before the -- and behind it."""
+    given = {
+        "--max-model-len": options.max_model_len != "auto",
+        "--max-num-seqs": options.max_num_seqs is not None,
+        "--quantization": options.quantization != "auto",
+        "--lora-modules": bool(options.loras),
+    }
+    for name in named(options.raw):
+        if given.get(name):
+            ours = "--lora" if name == "--lora-modules" else name
+            raise UsageError(f"{ours} and {name} behind -- say two things: leave one of them out")
+
+
 def _check_host(options: ServeOptions, api_key: str | None) -> None:
     loopback = options.host in {"localhost", "::1"} or options.host.startswith("127.")
     if not loopback and api_key is None and not options.insecure:
@@ -115,7 +135,7 @@ def _choose_gpus(hardware: Hardware, options: ServeOptions) -> tuple[Gpu, ...]:
 
 
 def _seats(
-    shape: ModelShape, gpus: tuple[Gpu, ...], options: ServeOptions
+    shape: ModelShape, gpus: tuple[Gpu, ...], options: ServeOptions, tokens: int
 ) -> tuple[list[tuple[Gpu | None, Fit | None]], list[str]]:
     """A GPU for each replica and how the model goes on it; and which GPUs cannot hold it."""
     if not gpus:
@@ -126,7 +146,7 @@ def _seats(
         if options.replicas is not None and len(seats) == options.replicas:
             break
         try:
-            seats.append((gpu, fit(shape, gpu, options.quantization)))
+            seats.append((gpu, fit(shape, gpu, options.quantization, tokens)))
         except UsageError as error:
             if options.gpus is not None:
                 raise
@@ -187,7 +207,8 @@ def _sees(gpu: Gpu | None) -> dict[str, str]:
     if gpu is None:
         return {}
     if gpu.maker == "amd":
-        return {"HIP_VISIBLE_DEVICES": gpu.selector}
+        # vLLM for ROCm wants both to say the same.
+        return {"HIP_VISIBLE_DEVICES": gpu.selector, "CUDA_VISIBLE_DEVICES": gpu.selector}
     return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu.selector}
 
 

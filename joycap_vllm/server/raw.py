@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 
 from joycap_vllm.errors import UsageError
@@ -20,6 +21,10 @@ RESERVED = {
     "--tensor-parallel-size": "each server has one GPU, and there is one for each (--replicas)",
     "--pipeline-parallel-size": "each server has one GPU, and there is one for each (--replicas)",
     "--data-parallel-size": "there is a server for each GPU already (--replicas)",
+    "--data-parallel-size-local": "there is a server for each GPU already (--replicas)",
+    "--data-parallel-external-lb": "there is a server for each GPU already (--replicas)",
+    "--nnodes": "each machine has a joycap serve of its own, and --base-url names them all",
+    "--hf-token": "arguments can be read by every user of the machine: set HF_TOKEN",
     "--headless": "a server that cannot be reached cannot caption",
 }
 _SHORT = {
@@ -65,7 +70,7 @@ def check_raw(raw: tuple[str, ...], command: EngineCommand) -> None:
     """
     if raw and flag_name(raw[0]) is None and not raw[0].startswith("-"):
         raise UsageError(f"one model at a time, and vLLM's flags behind --: {' '.join(raw)!r}")
-    short = (_SHORT.get(word.split("=", 1)[0]) for word in raw)
+    short = (_SHORT.get(re.split(r"[=\d]", word, maxsplit=1)[0]) for word in raw)
     for name in dict.fromkeys(filter(None, (*map(flag_name, raw), *short))):
         if name in RESERVED:
             raise UsageError(f"{name} cannot be given to vLLM directly: {RESERVED[name]}")

@@ -22,7 +22,7 @@ async def serve_until_stopped(
     on_change: Callable[[Change], None] = lambda _: None,
     record: Record | None = None,
 ) -> int:
-    """Serves until SIGINT or SIGTERM; the first lets requests finish, a second ends all at once.
+    """Serves until SIGINT, SIGTERM or SIGHUP; the first lets requests finish, a second ends all.
 
     Args:
         on_line: Takes what users should read.
@@ -39,7 +39,9 @@ async def serve_until_stopped(
     """
     task = asyncio.current_task()
     assert task is not None  # noqa: S101  (a coroutine that runs is some task's)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN and number == signal.SIGHUP:
+            continue  # as nohup wants it
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     ready = False
     with record or Record(plan.shape.model) as kept:

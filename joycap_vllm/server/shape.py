@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from joycap_vllm.errors import UsageError
 
+_QUANTIZED = re.compile(r"(?i)(?<![a-z])(awq|gptq|fp8|int[48]|w[48]a(8|16)|nvfp4|4bit|8bit)")
 _ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 DEFAULT_MODEL = "fancyfeast/llama-joycaption-beta-one-hf-llava"
 NANO = "nano"
@@ -85,21 +86,26 @@ def shape_of(model: str) -> ModelShape:
             f"no model {model!r}: there is no such folder here, and a name on the hub is written "
             f"owner/name{near}"
         )
-    return ModelShape(**{**vars(JOYCAPTION), "model": model})
+    quantized = _QUANTIZED.search(model) is not None
+    return replace(JOYCAPTION, model=model, quantized=quantized)
 
 
 def nano_shape(folder: Path) -> ModelShape:
     """The embedded model's shape, under its own name."""
-    return ModelShape(**{**vars(_read(folder)), "served": "joycap-nano"})
+    return replace(_read(folder), served="joycap-nano")
 
 
 def _read(folder: Path) -> ModelShape:
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
+        return _of_config(folder, json.loads((folder / "config.json").read_bytes()))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{folder} holds no model: its config.json: {error}") from error
+
+
+def _of_config(folder: Path, config: dict[str, Any]) -> ModelShape:
     text = config.get("text_config") or config
-    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    files = [*folder.glob("*.safetensors")] or [*folder.glob("*.bin")]
+    weights = sum(file.stat().st_size for file in files)
     layers, hidden = int(text.get("num_hidden_layers", 32)), int(text.get("hidden_size", 4096))
     heads = int(text.get("num_attention_heads", 32))
     kv_width = int(text.get("num_key_value_heads") or heads) * int(

@@ -67,9 +67,10 @@ def _command(replica: Replica, shell: Shell) -> Iterator[str]:
         yield " \\\n".join([" ".join(variables)] * bool(variables) + list(_by_flag(words)))
         return
     if shell == "powershell":
-        yield from (
-            f"$env:{name} = {_powershell_word(value)}" for name, value in replica.env.items()
-        )
+        for name, value in replica.env.items():
+            here = value == str(GUARD.parent)
+            quoted = '"${PWD}"' if here else _quoted(value)
+            yield f"$env:{name} = {quoted}"
         words = [_powershell_word(word) for word in _dotted(replica.argv)]
         yield "& " + " ".join(words)
         return
@@ -112,12 +113,22 @@ def _powershell_word(word: str) -> str:
 
 
 def _cmd_word(word: str) -> str:
-    return _placed(word, "%CD%", "%USERPROFILE%", lambda text: subprocess.list2cmdline([text]))
+    return _placed(word, "%CD%", "%USERPROFILE%", _cmd)
+
+
+def _cmd(text: str) -> str:
+    quoted = subprocess.list2cmdline([text])
+    return f'"{quoted}"' if quoted == text and re.search(r"[&|<>^()]", text) else quoted
 
 
 def _powershell(text: str) -> str:
     if re.fullmatch(r"[\w./:+-]+", text, re.ASCII):
         return text
+    return _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    """For PowerShell, to which a bare word behind `=` is a command."""
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -30,6 +30,13 @@ from joycap_vllm.server.shape import JOYCAPTION, nano_shape, shape_of
         (ServeOptions(raw=("-tp", "2")), "each server has one GPU"),
         (ServeOptions(raw=("--data_parallel_size=2",)), "a server for each GPU already"),
         (ServeOptions(raw=("more", "words")), "one model at a time"),
+        (ServeOptions(raw=("-tp2",)), "each server has one GPU"),
+        (ServeOptions(raw=("--hf-token", "x")), "set HF_TOKEN"),
+        (ServeOptions(max_num_seqs=4, raw=("--max-num-seqs", "5")), "say two things"),
+        (ServeOptions(max_model_len="4k", raw=("--max-model-len=1k",)), "say two things"),
+        (ServeOptions(max_model_len="abc"), "takes a number of tokens as in 4096"),
+        (ServeOptions(max_model_len="100"), "take 843 tokens at least"),
+        (ServeOptions(max_model_len="200K"), "was made for 131072 at most"),
     ],
 )
 def test_contradictions_are_told(options: ServeOptions, words: str) -> None:
@@ -231,3 +238,30 @@ def test_the_rank_of_an_adapter_that_is_not_at_hand_is_not_made_up() -> None:
 
     assert values(plan)["--max-lora-rank"] == "64"
     assert why(plan, "--max-lora-rank") == "the adapters' ranks are not known here; 64 holds most"
+
+
+def test_a_context_that_the_memory_does_not_hold_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"room for [\d,]+ tokens in all"):
+        plan_on(machine(RTX_4090), ServeOptions(max_model_len="131072"))
+
+
+def test_a_cpu_build_has_no_gpus_to_choose() -> None:
+    with pytest.raises(UsageError, match="is a build for CPUs"):
+        plan_on(machine(), ServeOptions(gpus=(0,)), command=CPU, shape=NANO)
+
+
+@pytest.mark.parametrize(
+    ("name", "quantised"),
+    [("someone/joycaption-AWQ", True), ("a/x-W4A16", True), ("a/x-fp8-dynamic", True),
+     ("a/hawqs", False), ("fancyfeast/llama-joycaption-beta-one-hf-llava", False)],
+)  # fmt: skip
+def test_a_name_on_the_hub_tells_whether_it_is_quantised(name: str, quantised: bool) -> None:
+    assert shape_of(name).quantized is quantised
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"text_config": "x"}', '{"hidden_size": null}', "3"])
+def test_a_config_of_another_shape_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+
+    with pytest.raises(UsageError, match="holds no model"):
+        shape_of(str(tmp_path))

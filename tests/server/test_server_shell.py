@@ -51,7 +51,7 @@ def test_powershell_gets_no_json_and_single_quotes() -> None:
     assert "--limit-mm-per-prompt.image 1 " in text
     assert "--quantization-config.ignore+ 'vision_tower.*'" in text
     assert "--override 'it''s'" in text
-    assert "$env:VLLM_HTTP_TIMEOUT_KEEP_ALIVE = 120" in text
+    assert "$env:VLLM_HTTP_TIMEOUT_KEEP_ALIVE = '120'" in text
     assert '{"image"' not in text
 
 
