@@ -6,6 +6,10 @@ of them belong to. It watches its parent: once that is gone it stops the engine,
 and kills the whole group. While the launcher lives, the launcher does this, and the keeper only
 passes SIGTERM on and hands back the engine's exit status.
 
+The keeper may be killed as well, together with all that has "joycap" in its command line. So a
+shell of a session of its own, in whose command line that word does not stand, holds the other end
+of a pipe: when it breaks without a word, the shell ends the group.
+
 Run as a script of the standard library alone, since it lives as long as the engine does:
 `python -I -S keeper.py '{"launcher": PID, "grace": SECONDS, "argv": […], "cleanup": […]}'`.
 """
@@ -28,6 +32,7 @@ def main(order: dict[str, Any]) -> int:
     """Runs the engine to its end; the exit status is the engine's, as a shell gives it."""
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
+    word = _last_guard(order["grace"])
     engine = subprocess.Popen(order["argv"], preexec_fn=_follow_the_keeper)
     told = False
     while engine.poll() is None:
@@ -37,8 +42,26 @@ def main(order: dict[str, Any]) -> int:
             engine.terminate()
             told = True
         _wait(engine, POLL_SECONDS)
+    os.write(word, b"well\n")
     status = engine.returncode
     return status if status >= 0 else 128 - status
+
+
+def _last_guard(grace: float) -> int:
+    """Starts the shell that outlives the keeper; a word written to what is returned sends it away."""
+    reading, writing = os.pipe()  # neither end goes on to the engine
+    group = os.getpgrp()
+    script = (
+        f"read word && exit; kill -TERM -{group} || exit; left={int(grace) + 1}; "
+        f"while [ $left -gt 0 ]; do sleep 1; kill -0 -{group} || exit; left=$((left - 1)); done; "
+        f"kill -KILL -{group}"
+    )
+    subprocess.Popen(
+        ["/bin/sh", "-c", script], stdin=reading, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    os.close(reading)
+    return writing
 
 
 def _follow_the_keeper() -> None:
@@ -59,10 +82,12 @@ def _wait(engine: subprocess.Popen[bytes], seconds: float) -> bool:
 def _end_all(engine: subprocess.Popen[bytes], order: dict[str, Any]) -> None:
     engine.terminate()
     _wait(engine, order["grace"])
-    if order["cleanup"]:
-        subprocess.run(order["cleanup"], check=False, timeout=60)
-    # The keeper is of this group too: this is its end.
-    os.killpg(0, signal.SIGKILL)
+    try:
+        if order["cleanup"]:
+            subprocess.run(order["cleanup"], check=False, timeout=60)
+    finally:
+        # The keeper is of this group too: this is its end.
+        os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -128,6 +128,29 @@ def test_nobody_outlives_a_launcher_that_is_killed(launched: Launched) -> None:
     assert wait_until(lambda: not any(alive(pid) for pid in pids))
 
 
+@pytest.mark.parametrize("flags", [(), ("--ignore-term",)])
+def test_nobody_outlives_the_launcher_and_the_keeper_and_the_server_that_are_killed(
+    launch: Launch, flags: tuple[str, ...]
+) -> None:
+    launched = launch(*flags)
+    launched.wait_ready()
+    pids = launched.group()
+    doomed = pids if flags else [pid for pid in pids if pid != max(pids)]
+    for pid in (launched.process.pid, *doomed[: 1 if flags else 2]):
+        os.kill(pid, signal.SIGKILL)
+
+    assert wait_until(lambda: not any(alive(pid) for pid in pids))
+
+
+def test_a_hang_up_ends_it_as_a_signal_to_stop_does(launched: Launched) -> None:
+    launched.wait_ready()
+    pids = launched.group()
+    launched.process.send_signal(signal.SIGHUP)
+
+    assert launched.process.wait(20) == 0
+    assert not any(alive(pid) for pid in pids)
+
+
 def test_nobody_outlives_a_killed_launcher_even_when_sigterm_is_ignored(launch: Launch) -> None:
     launched = launch("--ignore-term")
     launched.wait_ready()
