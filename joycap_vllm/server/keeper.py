@@ -48,7 +48,7 @@ def main(order: dict[str, Any]) -> int:
 
 
 def _last_guard(grace: float) -> int:
-    """Starts the shell that outlives the keeper; a word written to what is returned sends it away."""
+    """Starts the shell that outlives the keeper; a word to what is returned sends it away."""
     reading, writing = os.pipe()  # neither end goes on to the engine
     group = os.getpgrp()
     script = (

@@ -5,7 +5,7 @@
 A server that has never been ready is not started again, since what is wrong with its flags, its
 weights or its model does not mend itself; but out of memory is answered once by a smaller plan.
 One that has been ready is started again after 1, 2, 4 ... seconds, until it has died too often in a
-row.
+row; one that lives on and answers nothing is killed first.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import httpx2
 
 from joycap_vllm.errors import EngineError, NoEndpointError
 from joycap_vllm.server.process import Process, start
+from joycap_vllm.server.pulse import until_hung
 from joycap_vllm.server.smaller import is_memory, smaller
 from joycap_vllm.server.states import Change, State
 from joycap_vllm.server.values import Plan, Replica
@@ -122,11 +123,29 @@ class Tender:
         self._turn(State.READY)
         self.was_ready.set()
         since = monotonic()
-        death = await process.died()
+        death = await self._end_of(process)
         await process.stop()  # for what it leaves elsewhere
         if monotonic() - since > STEADY_SECONDS:
             self._deaths = 0
         return death
+
+    async def _end_of(self, process: Process) -> EngineError:
+        """How the server dies, or hangs, in which case it is killed."""
+        plan = self._plan
+        looking = asyncio.create_task(
+            until_hung(self.replica.base_url, plan.served, plan.api_key, plan.pulse)
+        )
+        dying = asyncio.create_task(process.died())
+        try:
+            await asyncio.wait({looking, dying}, return_when=asyncio.FIRST_COMPLETED)
+            if dying.done():
+                return dying.result()
+            process.kill()
+            return looking.result()
+        finally:
+            for task in (looking, dying):
+                task.cancel()
+            await asyncio.gather(looking, dying, return_exceptions=True)
 
     def _shrink(self, error: EngineError) -> None:
         """Plans less memory for it.

@@ -9,6 +9,7 @@ from pathlib import Path
 from joycap_vllm.server.command import EngineCommand, EngineKind
 from joycap_vllm.server.hardware import Gpu, Hardware
 from joycap_vllm.server.memory import Fit, Quantization
+from joycap_vllm.server.pulse import Pulse
 from joycap_vllm.server.shape import DEFAULT_MODEL, ModelShape
 
 
@@ -96,6 +97,7 @@ class Plan:
         env: Environment variables, likewise.
         notes: What a user should know of how this came about.
         grace: Seconds that a server has to stop before it is killed.
+        pulse: How it is seen whether a server that lives still works.
         restarts: Deaths in a row after which a server is started again.
         pause: Seconds before it is, after the first; doubled with each further one.
         obstacle: Why this plan cannot be carried out on this machine, where it cannot.
@@ -115,5 +117,6 @@ class Plan:
     start_timeout: float = 1800.0
     grace: float = 75.0
     check: bool = True
+    pulse: Pulse = field(default_factory=Pulse)
     restarts: int = 5
     pause: float = 1.0

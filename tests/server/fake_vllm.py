@@ -2,7 +2,7 @@
 
 Its flags: --port, --not-ready (never healthy), --die-with FILE (prints it and exits with 1),
 --ignore-term, --room N (dies at the start if --max-num-seqs is more, or with --when-asked at its
-first page below /v1). Its pages: /health, /die (as
+first page below /v1). Its pages: /hang (no page answers any more), /health, /die (as
 --die-with), /pids (its own, its child's).
 """
 
@@ -43,6 +43,8 @@ def main() -> None:
 
     class Pages(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if self.path == "/hang":
+                signal.pause()
             if self.path == "/die" or (self.path.startswith("/v1") and options.when_asked and full):
                 die()
             pids = [os.getpid(), child.pid]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_help import alive, fake_plan
+from server_help import alive, fake_plan, wait_until
 
 from joycap_vllm.errors import EngineError, NoEndpointError, UsageError
 from joycap_vllm.server import Change, Flag, Plan, State, engine, running
@@ -241,7 +241,7 @@ async def test_a_server_that_ignores_sigterm_is_killed_with_its_child(tmp_path: 
     async with running(plan, on_line=lines.append):
         pids = page(plan)["pids"]
 
-    assert not any(alive(pid) for pid in pids)
+    assert wait_until(lambda: not any(alive(pid) for pid in pids))
     assert "vLLM did not stop within 1 s: killing it" in lines
 
 
