@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from joycap_vllm.errors import JoycapError, UsageError
+from joycap_vllm.errors import EngineError, JoycapError, UsageError
 from joycap_vllm.server.launches import launches
 from joycap_vllm.server.states import Change
 from joycap_vllm.server.tender import Tender
@@ -54,8 +54,8 @@ async def engine(
         on_change: Takes each change of a server's state.
 
     Raises:
-        UsageError: The plan cannot be carried out here, or a port is taken.
-        EngineError: A server did not start; the text holds its own last error.
+        UsageError: The plan cannot be carried out here.
+        EngineError: A port is taken, or a server did not start; the text holds its own last error.
         NoEndpointError: A server started and does not caption as JoyCaption should.
     """
     if plan.obstacle is not None:
@@ -93,11 +93,11 @@ def check_port(replica: Replica) -> None:
     """Says so before minutes of loading when a port is taken, or will be by a server that loads.
 
     Raises:
-        UsageError: Another process listens on the port, or another launcher starts a server there.
+        EngineError: Another process listens on the port, or another launcher starts a server there.
     """
     host = replica.host
     if (way_out := _launched_before(replica)) is not None:
-        raise UsageError(f"port {replica.port} of {host} is taken: {way_out}")
+        raise EngineError(f"port {replica.port} of {host} is taken: {way_out}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # As the server will bind it: a port in TIME_WAIT is free.
@@ -105,7 +105,7 @@ def check_port(replica: Replica) -> None:
         try:
             probe.bind((host, replica.port))
         except OSError as error:
-            raise UsageError(
+            raise EngineError(
                 f"port {replica.port} of {host} cannot be used: {error.strerror or error}; "
                 "--port takes another"
             ) from error

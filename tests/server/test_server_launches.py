@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from server_help import alive, free_port, wait_until
 
-from joycap_vllm.errors import UsageError
+from joycap_vllm.errors import EngineError
 from joycap_vllm.server import Record, Replica
 from joycap_vllm.server.engine import check_port
 from joycap_vllm.server.launches import born
@@ -97,7 +97,7 @@ def test_a_port_where_another_launcher_loads_is_taken_already(launched: Launched
     url = f"http://127.0.0.1:{launched.port}/v1"
     replica = Replica("127.0.0.1", launched.port, url, None, (), {})
 
-    with pytest.raises(UsageError, match=rf"process {launched.process.pid}\) serves there"):
+    with pytest.raises(EngineError, match=rf"process {launched.process.pid}\) serves there"):
         check_port(replica)
 
 
@@ -114,7 +114,7 @@ def test_of_two_launchers_that_begin_together_the_later_gives_way(tmp_path: Path
             other = file.with_name(f"{parent}.json")
             other.write_text(json.dumps({**theirs, "started": started}))
             if taken:
-                with pytest.raises(UsageError, match=f"process {parent}"):
+                with pytest.raises(EngineError, match=f"process {parent}"):
                     check_port(replica)
             else:
                 check_port(replica)

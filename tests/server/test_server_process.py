@@ -267,7 +267,7 @@ async def test_a_taken_port_is_told_before_anything_starts(tmp_path: Path) -> No
     with socket.socket() as other:
         other.bind(("127.0.0.1", plan.replicas[0].port))
         other.listen()
-        with pytest.raises(UsageError, match=f"port {plan.replicas[0].port} .* in use"):
+        with pytest.raises(EngineError, match=f"port {plan.replicas[0].port} .* in use"):
             async with running(plan, on_line=lambda _: None):
                 pass
 
