@@ -16,6 +16,7 @@ Run as a script of the standard library alone, since it lives as long as the eng
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -42,7 +43,8 @@ def main(order: dict[str, Any]) -> int:
             engine.terminate()
             told = True
         _wait(engine, POLL_SECONDS)
-    os.write(word, b"well\n")
+    with contextlib.suppress(OSError):  # the shell may have been killed
+        os.write(word, b"well\n")
     status = engine.returncode
     return status if status >= 0 else 128 - status
 

@@ -52,6 +52,11 @@ class Process:
         self._follower = asyncio.ensure_future(self._follow())
 
     @property
+    def leader(self) -> int:
+        """The process that leads its group."""
+        return self._keeper.pid
+
+    @property
     def last_words(self) -> str:
         """The last line of its log that says something."""
         said = (message(line)[1].strip() for line in reversed(self._lines))

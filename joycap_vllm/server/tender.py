@@ -88,6 +88,11 @@ class Tender:
             await asyncio.sleep(pause)
             self.restarts += 1
 
+    @property
+    def leader(self) -> int | None:
+        """The process that leads its group; None while it has none."""
+        return None if self._process is None else self._process.leader
+
     async def stop(self) -> None:
         """Lets it finish what is in flight, and ends it."""
         if self._process is not None:

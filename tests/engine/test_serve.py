@@ -198,7 +198,7 @@ def test_killed_engines_come_back_and_the_job_is_none_the_worse(
         states = [e["event"] for e in serving.events if e.get("url") == url]
         assert states == ["starting", "ready", "died", "starting", "ready"]
     why = {e["why"].splitlines()[0] for e in serving.events if e["event"] == "died"}
-    assert all("killed from outside" in line for line in why)
+    assert all("killed from outside" in line for line in why), why
 
 
 def test_after_the_end_nothing_of_ours_is_left(serving: Serving) -> None:

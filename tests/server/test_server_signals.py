@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from server_help import alive, fake_plan, group, wait_until
 
-from joycap_vllm.server import running
+from joycap_vllm.server import engine, running
 
 LAUNCHER = Path(__file__).with_name("launch_fake.py")
 
@@ -140,6 +141,22 @@ def test_nobody_outlives_the_launcher_and_the_keeper_and_the_server_that_are_kil
         os.kill(pid, signal.SIGKILL)
 
     assert wait_until(lambda: not any(alive(pid) for pid in pids))
+
+
+def test_a_server_that_dies_after_its_last_guard_has_its_own_last_words(tmp_path: Path) -> None:
+    plan = fake_plan(tmp_path)
+
+    async def last_words() -> str:
+        async with engine(plan, on_line=lambda _: None) as servers:
+            (keeper,) = servers.tenders
+            leader = keeper.leader
+            children = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()
+            for pid in map(int, children):
+                os.kill(pid, signal.SIGKILL)
+            return str(await servers.wait())
+
+    plan = replace(plan, restarts=0)
+    assert "killed from outside" in asyncio.run(last_words())
 
 
 def test_a_hang_up_ends_it_as_a_signal_to_stop_does(launched: Launched) -> None:
