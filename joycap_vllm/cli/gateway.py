@@ -51,6 +51,15 @@ KeysFile = Annotated[
         envvar="JOYCAP_KEYS_FILE",
     ),
 ]
+State = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder where files and batches are kept; a gateway that is started again goes on "
+        "with its batches. Default: one in your state folder.",
+        envvar="JOYCAP_STATE",
+    ),
+]
 NoCheck = Annotated[
     bool,
     typer.Option(
@@ -69,6 +78,7 @@ def gateway(
     wire: Wire = "auto",
     recipe: RecipeFlag = None,
     keys_file: KeysFile = None,
+    state: State = None,
     no_check: NoCheck = False,
 ) -> None:
     """Serves the OpenAI API in front of your servers: each answer is judged before it is sent.
@@ -93,5 +103,6 @@ def gateway(
             endpoints=endpoints or "",
         ),
         keys_file=keys_file,
+        state=state,
     )
     serve_gateway(options, talk=lambda line: typer.echo(f"joycap: {line}", err=True))

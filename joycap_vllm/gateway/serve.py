@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import platformdirs
 
 from joycap_vllm.captioner import Captioner, CaptionerOptions
 from joycap_vllm.errors import MissingExtraError, UsageError
@@ -30,6 +33,7 @@ class GatewayOptions:
         urls: Base URLs of the fleet; empty is the captioner's default.
         captioner: How the fleet is asked.
         keys_file: File with the keys that callers may send, one a line.
+        state: Folder of files and batches; None takes one in the user's state folder.
     """
 
     host: str = "127.0.0.1"
@@ -37,6 +41,7 @@ class GatewayOptions:
     urls: tuple[str, ...] = ()
     captioner: CaptionerOptions = field(default_factory=CaptionerOptions)
     keys_file: Path | None = None
+    state: Path | None = None
 
 
 def serve_gateway(options: GatewayOptions, *, talk: Callable[[str], None]) -> None:
@@ -83,15 +88,22 @@ async def _serve(
     import uvicorn
 
     from joycap_vllm.gateway.app import make_app
+    from joycap_vllm.gateway.batches import Batches
+    from joycap_vllm.gateway.completions import Completions
     from joycap_vllm.gateway.context import Context
 
     patient = replace(options.captioner.fleet, patience=_PATIENCE)
     how = replace(options.captioner, fleet=patient)
     # The captioner is opened outside of ASGI's lifespan: there its NoEndpointError would become a
     # traceback in uvicorn's log. The port is held already, and answers only once this is done.
-    async with Captioner(*options.urls, options=how) as captioner:
+    state = options.state or platformdirs.user_state_path("joycap-vllm") / "gateway"
+    async with contextlib.AsyncExitStack() as stack:
+        captioner = await stack.enter_async_context(Captioner(*options.urls, options=how))
+        completions = stack.enter_context(contextlib.closing(Completions(captioner)))
+        batches = await stack.enter_async_context(Batches(state, completions))
+        context = Context(captioner, keys=keys, completions=completions, batches=batches)
         config = uvicorn.Config(
-            make_app(Context(captioner, keys=keys)),
+            make_app(context),
             lifespan="off",
             log_level="warning",
             access_log=False,
