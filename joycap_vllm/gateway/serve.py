@@ -9,12 +9,17 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 
 from joycap_vllm.captioner import Captioner, CaptionerOptions
-from joycap_vllm.errors import MissingExtraError, UsageError
+from joycap_vllm.errors import MissingExtraError, OutputError, UsageError
 from joycap_vllm.gateway.keys import read_keys
+
+if TYPE_CHECKING:
+    from joycap_vllm.gateway.batches import Batches
+    from joycap_vllm.gateway.completions import Completions
 
 _DRAIN = 30  # seconds that requests in flight get to end
 # Seconds; uvicorn's own 5 would close connections that tools are about to use again.
@@ -56,6 +61,7 @@ def serve_gateway(options: GatewayOptions, *, talk: Callable[[str], None]) -> No
         UsageError: An open address without keys, a keys file without keys, or a port that cannot
             be had.
         NoEndpointError: None can be reached, or none passes its check.
+        OutputError: The folder of files and batches cannot be made.
         KeyboardInterrupt: After SIGINT; after SIGTERM the process ends by that signal.
     """
     _require_web()
@@ -88,7 +94,6 @@ async def _serve(
     import uvicorn
 
     from joycap_vllm.gateway.app import make_app
-    from joycap_vllm.gateway.batches import Batches
     from joycap_vllm.gateway.completions import Completions
     from joycap_vllm.gateway.context import Context
 
@@ -96,11 +101,12 @@ async def _serve(
     how = replace(options.captioner, fleet=patient)
     # The captioner is opened outside of ASGI's lifespan: there its NoEndpointError would become a
     # traceback in uvicorn's log. The port is held already, and answers only once this is done.
-    state = options.state or platformdirs.user_state_path("joycap-vllm") / "gateway"
     async with contextlib.AsyncExitStack() as stack:
         captioner = await stack.enter_async_context(Captioner(*options.urls, options=how))
         completions = stack.enter_context(contextlib.closing(Completions(captioner)))
-        batches = await stack.enter_async_context(Batches(state, completions))
+        batches = _batches(options.state, completions, talk)
+        if batches is not None:
+            await stack.enter_async_context(batches)
         context = Context(captioner, keys=keys, completions=completions, batches=batches)
         config = uvicorn.Config(
             make_app(context),
@@ -120,6 +126,23 @@ async def _serve(
             await uvicorn.Server(config).serve(sockets=[listener])
         finally:
             news.cancel()
+
+
+def _batches(
+    folder: Path | None, completions: Completions, talk: Callable[[str], None]
+) -> Batches | None:
+    """What keeps files and batches; None where nobody named a folder and there can be none, as on
+    a machine that is all read-only."""
+    from joycap_vllm.gateway.batches import Batches
+
+    try:
+        usual = platformdirs.user_state_path("joycap-vllm") / "gateway"
+        return Batches(folder or usual, completions)
+    except OutputError as error:
+        if folder is not None:
+            raise
+        talk(f"no files and batches are kept: {error}")
+        return None
 
 
 async def _tell_news(captioner: Captioner, talk: Callable[[str], None]) -> None:

@@ -300,7 +300,7 @@ async def test_a_batch_that_cannot_be_is_refused(
     file = await client.files.create(file=b"{}", purpose="batch")
     usual = {"input_file_id": file.id, "endpoint": URL, "completion_window": "24h"}
     with pytest.raises(BadRequestError) as caught:
-        await client.batches.create(**{**usual, **fields})  # type: ignore[arg-type]
+        await client.batches.create(**{**usual, **fields})
 
     assert caught.value.param == param
 

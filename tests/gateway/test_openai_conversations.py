@@ -21,7 +21,7 @@ from joycap_vllm.fleet import FleetOptions
 from joycap_vllm.gateway.app import make_app
 from joycap_vllm.gateway.context import Context
 
-HELLO = [{"role": "user", "content": "Hello"}]
+HELLO: Any = [{"role": "user", "content": "Hello"}]
 Ask = Callable[..., Any]
 
 
@@ -103,7 +103,7 @@ async def test_a_chat_without_a_picture_is_passed_through_as_it_is(
 ) -> None:
     raw = await client.chat.completions.with_raw_response.create(
         model="joycaption/straightforward",
-        messages=HELLO,  # type: ignore[arg-type]
+        messages=HELLO,
         temperature=0.1,
         tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}],
         extra_body={"min_p": 0.2},
@@ -122,7 +122,7 @@ async def test_a_chat_without_a_picture_is_passed_through_as_it_is(
 async def test_the_callers_key_stays_here_and_the_servers_key_is_sent(
     client: AsyncOpenAI, chatty: Chatty
 ) -> None:
-    await client.chat.completions.create(model="joycaption", messages=HELLO)  # type: ignore[arg-type]
+    await client.chat.completions.create(model="joycaption", messages=HELLO)
 
     assert chatty.keys == ["Bearer servers-own"]
 
@@ -130,7 +130,7 @@ async def test_the_callers_key_stays_here_and_the_servers_key_is_sent(
 async def test_a_streamed_chat_comes_word_by_word(client: AsyncOpenAI, chatty: Chatty) -> None:
     stream = await client.chat.completions.create(
         model="joycaption",
-        messages=HELLO,  # type: ignore[arg-type]
+        messages=HELLO,
         stream=True,
     )
     words = []
@@ -146,7 +146,7 @@ async def test_a_caller_that_leaves_a_stream_ends_it_at_the_server(
 ) -> None:
     stream = await client.chat.completions.create(
         model="joycaption",
-        messages=HELLO,  # type: ignore[arg-type]
+        messages=HELLO,
         stream=True,
     )
     await chatty.begun.wait()
@@ -165,7 +165,7 @@ async def test_the_servers_errors_are_passed_on_without_its_key(
         with pytest.raises(APIStatusError, match="as told") as caught:
             await client.chat.completions.create(
                 model="joycaption",
-                messages=HELLO,  # type: ignore[arg-type]
+                messages=HELLO,
                 stream=stream,
             )
         assert caught.value.status_code == status
@@ -178,7 +178,7 @@ async def test_a_key_that_the_server_refuses_is_not_the_callers_fault(
 ) -> None:
     chatty.status = 401
     with pytest.raises(APIStatusError) as caught:
-        await client.chat.completions.create(model="joycaption", messages=HELLO)  # type: ignore[arg-type]
+        await client.chat.completions.create(model="joycaption", messages=HELLO)
 
     assert caught.value.status_code == 503
 
@@ -204,7 +204,7 @@ async def test_a_question_about_an_earlier_picture_is_passed_through_with_the_pi
 async def test_a_question_about_one_of_several_pictures_is_refused(
     client: AsyncOpenAI, ask: Ask
 ) -> None:
-    answer = {"role": "assistant", "content": "A red square."}
+    answer: Any = {"role": "assistant", "content": "A red square."}
     with pytest.raises(BadRequestError, match="holds 2"):
         await client.chat.completions.create(
             model="joycaption",
@@ -216,41 +216,39 @@ async def test_an_option_for_captions_needs_a_picture(client: AsyncOpenAI) -> No
     with pytest.raises(BadRequestError, match="holds no picture"):
         await client.chat.completions.create(
             model="joycaption",
-            messages=HELLO,  # type: ignore[arg-type]
+            messages=HELLO,
             extra_body={"caption_type": "straightforward"},
         )
 
 
 async def test_a_chat_with_an_unknown_model_is_not_found(client: AsyncOpenAI) -> None:
     with pytest.raises(NotFoundError):
-        await client.chat.completions.create(model="gpt-4o", messages=HELLO)  # type: ignore[arg-type]
+        await client.chat.completions.create(model="gpt-4o", messages=HELLO)
 
 
 async def test_parts_that_name_other_addresses_never_reach_the_server(
     client: AsyncOpenAI, chatty: Chatty
 ) -> None:
-    part = {"type": "video_url", "video_url": {"url": "http://10.0.0.1/"}}
+    part: Any = {"type": "video_url", "video_url": {"url": "http://10.0.0.1/"}}
     with pytest.raises(BadRequestError, match="video_url"):
         await client.chat.completions.create(
             model="joycaption",
-            messages=[{"role": "user", "content": [part]}],  # type: ignore[list-item]
+            messages=[{"role": "user", "content": [part]}],
         )
 
     assert chatty.bodies == []
 
 
 async def test_chats_keep_to_the_fleets_limit(client: AsyncOpenAI, chatty: Chatty) -> None:
-    streams = [
+    streams: list[Any] = [
         await client.chat.completions.create(
             model="joycaption",
-            messages=HELLO,  # type: ignore[arg-type]
+            messages=HELLO,
             stream=True,
         )
         for _ in range(2)
     ]
-    third = asyncio.create_task(
-        client.chat.completions.create(model="joycaption", messages=HELLO)  # type: ignore[arg-type]
-    )
+    third = asyncio.create_task(client.chat.completions.create(model="joycaption", messages=HELLO))
     await asyncio.wait({third}, timeout=0.2)
     waited = len(chatty.bodies) == 2 and not third.done()
     chatty.go.set()
