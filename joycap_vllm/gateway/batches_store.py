@@ -151,7 +151,10 @@ class Store:
         if not _ID.fullmatch(batch_id):
             return None
         data = _read(self.folder(batch_id) / "batch.json")
-        return None if data is None else Batch(**data)
+        try:
+            return None if data is None else Batch(data["shown"], data["output"], data["errors"])
+        except KeyError:
+            return None
 
     def batches(self) -> list[Batch]:
         """All batches, the oldest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import io
 from collections.abc import AsyncIterator, Callable
@@ -150,6 +151,13 @@ async def test_bad_lines_become_lines_of_the_error_file(
         ("model", 404),
     ]
     assert errors[0]["error"]["message"].startswith("line 2 ")
+
+
+async def test_files_of_other_systems_are_read(client: AsyncOpenAI, ask: Ask) -> None:
+    data = codecs.BOM_UTF8 + jsonl(request("a", ask()), request("b", ask())).replace(b"\n", b"\r\n")
+    batch = await ended(client, (await begun(client, data)).id)
+
+    assert [row["custom_id"] for row in await rows(client, batch.output_file_id)] == ["a", "b"]
 
 
 async def test_a_glitch_that_stays_is_in_the_error_file_and_not_handed_out(
