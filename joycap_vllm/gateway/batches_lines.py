@@ -89,7 +89,10 @@ def read_line(number: int, line: bytes | None, seen: set[str]) -> Line:
     if not isinstance(data.get("body"), dict):
         why = f"line {number} has no body that is an object"
         return Line(own, code="missing_required_parameter", why=why)
-    return Line(own, orjson.dumps(data["body"]))
+    try:
+        return Line(own, orjson.dumps(data["body"]))
+    except TypeError as error:  # nested too deep
+        return Line(own, code="invalid_json_line", why=f"line {number}: {error}")
 
 
 def answered(line: Line, whole: Whole) -> dict[str, Any]:

@@ -182,8 +182,6 @@ def _age(shown: dict[str, Any]) -> tuple[int, str]:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         data = orjson.loads(path.read_bytes())
-    except (FileNotFoundError, orjson.JSONDecodeError):
+    except (OSError, orjson.JSONDecodeError):  # it was removed, or is none of ours
         return None
-    except OSError as error:
-        raise OutputError(f"{path} cannot be read: {error.strerror}", error.errno) from error
     return data if isinstance(data, dict) else None

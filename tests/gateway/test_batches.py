@@ -124,13 +124,14 @@ async def test_bad_lines_become_lines_of_the_error_file(
             request("bare", ask(), body=None),
             request("picture", unusable),
             request("model", ask(), body={"model": "gpt-4o", "messages": ask()}),
+            b'{"custom_id": "deep", "body": {"a": %b}}\n' % (b"[" * 500 + b"]" * 500),
             request("last", ask()),
         )[:-1],
     )
     batch = await ended(client, batch.id)
 
     assert batch.request_counts is not None
-    assert batch.request_counts.to_dict() == {"total": 10, "completed": 2, "failed": 8}
+    assert batch.request_counts.to_dict() == {"total": 11, "completed": 2, "failed": 9}
     answers = await rows(client, batch.output_file_id)
     assert [row["custom_id"] for row in answers] == ["good", "last"]
     errors = await rows(client, batch.error_file_id)
@@ -149,6 +150,7 @@ async def test_bad_lines_become_lines_of_the_error_file(
         ("bare", "missing_required_parameter"),
         ("picture", 400),
         ("model", 404),
+        ("deep", "invalid_json_line"),
     ]
     assert errors[0]["error"]["message"].startswith("line 2 ")
 

@@ -187,6 +187,19 @@ async def test_two_gateways_with_one_folder_ask_each_line_once(
     assert len(upstream.bodies) == 2
 
 
+async def test_a_batch_whose_file_is_gone_fails_and_holds_up_no_other(
+    captioner: Captioner, ask: Ask, tmp_path: Path
+) -> None:
+    lost, other = kept(tmp_path, lines(ask, 2)), kept(tmp_path, lines(ask, 2))
+    Store(tmp_path).remove_file(lost.shown["input_file_id"])
+    completions = Completions(captioner)
+    async with Batches(tmp_path, completions) as batches:
+        states = [(await completed(batches, each.id)).shown["status"] for each in (lost, other)]
+    completions.close()
+
+    assert states == ["failed", "completed"]
+
+
 def test_a_line_that_is_too_long_is_told_and_those_behind_it_are_read(tmp_path: Path) -> None:
     file = tmp_path / "in.jsonl"
     file.write_bytes(b"a\n" + b"x" * 50 + b"\n" + b"y" * 10 + b"\nlast")

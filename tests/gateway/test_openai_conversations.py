@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -287,3 +288,27 @@ async def test_a_server_that_breaks_off_a_stream_is_told_as_an_error(serve: Any)
     assert reply.text.startswith("data: {}\n\ndata: ")
     assert "broke off" in orjson.loads(reply.text.split("data: ")[2])["error"]["message"]
     assert whole.status_code == 502
+
+
+async def test_a_chat_goes_to_another_server_where_one_has_died(serve: Any) -> None:
+    options = CaptionerOptions(check=False, workers=1, fleet=FleetOptions(patience=5.0))
+    servers = [Chatty(), Chatty()]
+    async with contextlib.AsyncExitStack() as stack:
+        ups = [contextlib.AsyncExitStack() for _ in servers]
+        urls = [
+            await up.enter_async_context(serve(server.app))
+            for up, server in zip(ups, servers, strict=True)
+        ]
+        captioner = await stack.enter_async_context(Captioner(*urls, options=options))
+        gateway = await stack.enter_async_context(serve(make_app(Context(captioner))))
+        client = await stack.enter_async_context(
+            AsyncOpenAI(base_url=f"{gateway}/v1", api_key="none", max_retries=0)
+        )
+        await ups[0].aclose()
+        for number in range(8):
+            await client.chat.completions.create(
+                model="joycaption", messages=[{"role": "user", "content": f"Chat {number}"}]
+            )
+        await ups[1].aclose()
+
+    assert [len(server.bodies) for server in servers] == [0, 8]
