@@ -87,11 +87,12 @@ def _maker(chat: Chat) -> Callable[[Endpoint], bytes]:
 
 def _home(chat: Chat) -> str:
     """The same for all turns of a conversation, whose beginning the server may have in its cache;
-    a picture in it does not count, since it is long."""
+    of messages that are long, as pictures are, the first letters will do."""
     first = [str(message.get("content"))[:1000] for message in chat.body["messages"][:2]]
     return "chat-" + blake2b(repr(first).encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
 def _headers(response: httpx2.Response) -> dict[str, str]:
-    kept = {name: response.headers[name] for name in _HEADERS if name in response.headers}
+    found = {name: response.headers[name] for name in _HEADERS if name in response.headers}
+    kept = {k: v.encode("latin-1", "replace").decode("latin-1") for k, v in found.items()}
     return {"content-type": "application/json", **kept, **_UNJUDGED}
