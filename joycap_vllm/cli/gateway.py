@@ -51,6 +51,15 @@ KeysFile = Annotated[
         envvar="JOYCAP_KEYS_FILE",
     ),
 ]
+State = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder where files and batches are kept; a gateway that is started again goes on "
+        "with its batches. Default: one in your state folder.",
+        envvar="JOYCAP_STATE",
+    ),
+]
 NoCheck = Annotated[
     bool,
     typer.Option(
@@ -69,12 +78,14 @@ def gateway(
     wire: Wire = "auto",
     recipe: RecipeFlag = None,
     keys_file: KeysFile = None,
+    state: State = None,
     no_check: NoCheck = False,
 ) -> None:
     """Serves the OpenAI API in front of your servers: each answer is judged before it is sent.
 
     Tools point at http://127.0.0.1:8080/v1, pick a model such as joycaption/straightforward and
-    send a picture. OPENAI_API_KEY is sent on to the servers.
+    send a picture, or its public URL. Chats without a picture are passed through. OPENAI_API_KEY
+    is sent on to the servers, never a caller's key.
     """
     from joycap_vllm.captioner import CaptionerOptions
     from joycap_vllm.gateway import GatewayOptions, serve_gateway
@@ -93,5 +104,6 @@ def gateway(
             endpoints=endpoints or "",
         ),
         keys_file=keys_file,
+        state=state,
     )
     serve_gateway(options, talk=lambda line: typer.echo(f"joycap: {line}", err=True))

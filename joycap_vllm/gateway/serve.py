@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
 
 from joycap_vllm.captioner import Captioner, CaptionerOptions
-from joycap_vllm.errors import MissingExtraError, UsageError
+from joycap_vllm.errors import MissingExtraError, OutputError, UsageError
 from joycap_vllm.gateway.keys import read_keys
+
+if TYPE_CHECKING:
+    from joycap_vllm.gateway.batches import Batches
+    from joycap_vllm.gateway.completions import Completions
 
 _DRAIN = 30  # seconds that requests in flight get to end
 # Seconds; uvicorn's own 5 would close connections that tools are about to use again.
@@ -30,6 +38,7 @@ class GatewayOptions:
         urls: Base URLs of the fleet; empty is the captioner's default.
         captioner: How the fleet is asked.
         keys_file: File with the keys that callers may send, one a line.
+        state: Folder of files and batches; None takes one in the user's state folder.
     """
 
     host: str = "127.0.0.1"
@@ -37,6 +46,7 @@ class GatewayOptions:
     urls: tuple[str, ...] = ()
     captioner: CaptionerOptions = field(default_factory=CaptionerOptions)
     keys_file: Path | None = None
+    state: Path | None = None
 
 
 def serve_gateway(options: GatewayOptions, *, talk: Callable[[str], None]) -> None:
@@ -51,6 +61,7 @@ def serve_gateway(options: GatewayOptions, *, talk: Callable[[str], None]) -> No
         UsageError: An open address without keys, a keys file without keys, or a port that cannot
             be had.
         NoEndpointError: None can be reached, or none passes its check.
+        OutputError: The folder of files and batches cannot be made.
         KeyboardInterrupt: After SIGINT; after SIGTERM the process ends by that signal.
     """
     _require_web()
@@ -83,15 +94,22 @@ async def _serve(
     import uvicorn
 
     from joycap_vllm.gateway.app import make_app
+    from joycap_vllm.gateway.completions import Completions
     from joycap_vllm.gateway.context import Context
 
     patient = replace(options.captioner.fleet, patience=_PATIENCE)
     how = replace(options.captioner, fleet=patient)
     # The captioner is opened outside of ASGI's lifespan: there its NoEndpointError would become a
     # traceback in uvicorn's log. The port is held already, and answers only once this is done.
-    async with Captioner(*options.urls, options=how) as captioner:
+    async with contextlib.AsyncExitStack() as stack:
+        captioner = await stack.enter_async_context(Captioner(*options.urls, options=how))
+        completions = stack.enter_context(contextlib.closing(Completions(captioner)))
+        batches = _batches(options.state, completions, talk)
+        if batches is not None:
+            await stack.enter_async_context(batches)
+        context = Context(captioner, keys=keys, completions=completions, batches=batches)
         config = uvicorn.Config(
-            make_app(Context(captioner, keys=keys)),
+            make_app(context),
             lifespan="off",
             log_level="warning",
             access_log=False,
@@ -108,6 +126,23 @@ async def _serve(
             await uvicorn.Server(config).serve(sockets=[listener])
         finally:
             news.cancel()
+
+
+def _batches(
+    folder: Path | None, completions: Completions, talk: Callable[[str], None]
+) -> Batches | None:
+    """What keeps files and batches; None where nobody named a folder and there can be none, as on
+    a machine that is all read-only."""
+    from joycap_vllm.gateway.batches import Batches
+
+    try:
+        usual = platformdirs.user_state_path("joycap-vllm") / "gateway"
+        return Batches(folder or usual, completions)
+    except OutputError as error:
+        if folder is not None:
+            raise
+        talk(f"no files and batches are kept: {error}")
+        return None
 
 
 async def _tell_news(captioner: Captioner, talk: Callable[[str], None]) -> None:
