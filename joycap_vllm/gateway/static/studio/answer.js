@@ -44,7 +44,9 @@ export class Answer {
     );
     this.#parts.h3.textContent = prompt.title;
     this.#parts.h3.title = prompt.text;
-    this.#parts.copy.addEventListener("click", () => this.#copy());
+    this.#parts.copy.addEventListener("click", () => {
+      copy(this.#parts.text.textContent, this.#parts.copy);
+    });
     this.#parts.save.addEventListener("click", save);
     this.element.setAttribute("aria-busy", "true");
     this.#mark("asking", "");
@@ -89,7 +91,10 @@ export class Answer {
       this.#mark("ok", "ok");
     } else {
       this.#mark(`glitched: ${KINDS[event.glitch] ?? event.glitch}`, "glitched");
-      this.#add({ note: `Attempts used up: ${sentence(event.why)} Kept out of downloads.` });
+      this.element.classList.add("stays");
+      this.#parts.text.tabIndex = 0; // it scrolls
+      const kept = event.trimmed ? "the good beginning of one is shown" : "the best is shown";
+      this.#add({ note: `No attempt was good; ${kept}, and kept out of downloads.` });
     }
   }
 
@@ -135,18 +140,12 @@ export class Answer {
     this.#parts.attempts.append(line);
   }
 
-  async #copy() {
-    await copy(this.#parts.text.textContent);
-    this.#parts.copy.textContent = "Copied";
-    setTimeout(() => (this.#parts.copy.textContent = "Copy"), 1500);
-  }
 }
 
 function facts({ attempts, usage, caption }) {
   const seconds = attempts.reduce((sum, { ms }) => sum + ms, 0) / 1000;
   const words = caption ? caption.trim().split(/\s+/).length : 0;
   const parts = [`${words} words`, `${usage.completion} tokens`, `${seconds.toFixed(1)} s`];
-  if (attempts.length > 1) parts.unshift(`${attempts.length} attempts`);
   const last = attempts[attempts.length - 1];
   if (last) parts.push(`seed ${last.seed}`);
   return parts.join(" · ");

@@ -33,9 +33,16 @@ export function download(name, blob) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-/** A text for the clipboard; the old way where a page without TLS may not write to it. */
-export async function copy(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+/** Puts a text into the clipboard, and says so on the button. */
+export async function copy(text, button) {
+  if (navigator.clipboard) await navigator.clipboard.writeText(text);
+  else copyTheOldWay(text);
+  button.textContent = "Copied";
+  setTimeout(() => (button.textContent = "Copy"), 1500);
+}
+
+// A page that came without TLS from another machine may not write to the clipboard.
+function copyTheOldWay(text) {
   const area = document.createElement("textarea");
   area.value = text;
   area.className = "visually-hidden";

@@ -94,10 +94,15 @@ function refresh() {
 function standing() {
   const answers = pictures.flatMap((picture) => picture.answers);
   const over = pictures.filter((picture) => picture.over && !queue.has(picture)).length;
+  const good = answers.filter((answer) => answer.caption !== null).length;
   const glitches = answers.reduce((sum, answer) => sum + answer.glitches, 0);
-  const done = `${over} of ${pictures.length} done`;
-  const again = glitches === 1 ? ", 1 glitch asked again" : `, ${glitches} glitches asked again`;
-  return done + (glitches ? again : "");
+  const words = [`${over} of ${pictures.length} done`, several(good, "caption")];
+  if (glitches) words.push(`${several(glitches, "glitch", "es")} caught`);
+  return words.join(" · ");
+}
+
+function several(number, word, ending = "s") {
+  return `${number} ${word}${number === 1 ? "" : ending}`;
 }
 
 form.addEventListener("input", (event) => {
@@ -118,7 +123,7 @@ at("zip").addEventListener("click", saveAll);
 at("clear").addEventListener("click", () => {
   while (pictures.length) remove(pictures[0]);
 });
-at("copy-prompt").addEventListener("click", () => copy(preview.text));
+at("copy-prompt").addEventListener("click", (event) => copy(preview.text, event.currentTarget));
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && pictures.length) caption(pictures);
 });

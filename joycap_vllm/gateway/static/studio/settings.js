@@ -26,7 +26,7 @@ export function readAsk(form) {
 
 /** Shows only the fields that mean something, and what is folded away in a few words. */
 export function arrange(form) {
-  const { type, length } = form.elements;
+  const [type, length] = [field(form, "type"), field(form, "length")];
   for (const box of boxes(form, "also")) {
     box.disabled = box.value === type.value;
     box.closest("label").hidden = box.disabled;
@@ -73,9 +73,9 @@ export function complain(form) {
 /** Keeps the settings for the next visit. */
 export function keep(form, more) {
   const values = { ...more };
-  for (const field of fields(form)) {
-    if (field.type !== "checkbox") values[field.name] = field.value;
-    else if (field.checked) (values[field.name] ??= []).push(field.value);
+  for (const { name, type, value, checked } of fields(form)) {
+    if (type !== "checkbox") values[name] = value;
+    else if (checked) (values[name] ??= []).push(value);
   }
   try {
     localStorage.setItem(KEPT, JSON.stringify(values));
@@ -93,20 +93,25 @@ export function recall(form) {
     // Kept by something else, or not to be had: as on the first visit.
   }
   if (values === null || typeof values !== "object") return {};
-  for (const field of fields(form)) {
-    const kept = values[field.name];
-    if (field.type === "checkbox") field.checked = Array.isArray(kept) && kept.includes(field.value);
-    else if (typeof kept === "string" && fits(field, kept)) field.value = kept;
+  for (const one of fields(form)) {
+    const kept = values[one.name];
+    if (one.type === "checkbox") one.checked = Array.isArray(kept) && kept.includes(one.value);
+    else if (typeof kept === "string" && fits(one, kept)) one.value = kept;
   }
   return values;
 }
 
-function fits(field, value) {
-  return field.tagName !== "SELECT" || [...field.options].some((option) => option.value === value);
+function fits({ options }, value) {
+  return !options || [...options].some((option) => option.value === value);
 }
 
 function fields(form) {
-  return [...form.elements].filter((field) => field.name);
+  return [...form.elements].filter((one) => one.name);
+}
+
+// By its name; `form.elements.length` is how many there are.
+function field(form, name) {
+  return form.elements.namedItem(name);
 }
 
 function boxes(form, name) {
@@ -116,7 +121,7 @@ function boxes(form, name) {
 function offer(part, offered, hide = true) {
   if (hide) part.hidden = !offered;
   else part.classList.toggle("away", !offered);
-  for (const field of part.querySelectorAll("input, textarea, select")) field.disabled = !offered;
+  for (const one of part.querySelectorAll("input, textarea, select")) one.disabled = !offered;
 }
 
 function count(form, part, words, where = ".count") {
@@ -125,7 +130,7 @@ function count(form, part, words, where = ".count") {
 
 // All of it in a line, for where the form is folded away.
 function summary(form, types) {
-  const { type, length, words } = form.elements;
+  const [type, length, words] = ["type", "length", "words"].map((name) => field(form, name));
   const title = type.selectedOptions[0].textContent;
   const first = types > 1 ? `${title} and ${types - 1} more` : title;
   if (length.disabled || length.value === "any") return first;
@@ -139,7 +144,6 @@ export function fold(form, open) {
 }
 
 function sampling({ temperature, top_p: topP, max_tokens: most, seed }) {
-  const words = [`${temperature.value || "?"}`, `${topP.value || "?"}`, `${most.value || "?"} tokens`];
-  if (seed.value) words.push(`seed ${seed.value}`);
-  return words.join(" · ");
+  const words = `T ${temperature.value} · p ${topP.value} · ${most.value} tokens`;
+  return seed.value ? `${words} · seed ${seed.value}` : words;
 }
