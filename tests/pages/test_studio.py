@@ -6,9 +6,8 @@ import asyncio
 import io
 import zipfile
 from collections.abc import AsyncIterator
-from pathlib import Path
+from importlib.resources import files
 
-import axe_playwright_python
 import pytest
 from gateway.conftest import CAPTION, Upstream, serving
 from PIL import Image
@@ -22,7 +21,7 @@ from pages.conftest import DESKTOP, PHONE
 
 LOOP = "red circle, " * 60
 TAGS = "1boat, lake, dusk, no_humans, outdoors, reflection"
-AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -183,6 +182,22 @@ async def test_several_types_stand_side_by_side_the_first_one_first(
     assert texts == {"What is it?", build_prompt("straightforward").text}
 
 
+async def test_an_own_prompt_is_asked_as_it_is_written(
+    tab: Page, studio: str, upstream: Upstream
+) -> None:
+    await tab.goto(studio)
+    await tab.get_by_label("Caption type", exact=True).select_option("custom")
+    await tab.get_by_label("Own prompt").first.fill("How many boats are in {stem}?")
+    await expect(tab.locator("#prompt .asked")).to_have_text("How many boats are in {stem}?")
+    await choose(tab, picture())
+    await expect(tab.locator(".text")).to_have_text([CAPTION])
+
+    assert len(upstream.bodies) == 1
+    assert (
+        upstream.bodies[0]["messages"][1]["content"][1]["text"] == "How many boats are in {stem}?"
+    )
+
+
 async def test_the_prompt_shown_follows_every_change(tab: Page, studio: str) -> None:
     await tab.goto(studio)
     system, asked = tab.locator("#prompt .system"), tab.locator("#prompt .asked")
@@ -341,7 +356,7 @@ async def test_what_is_no_picture_or_too_large_is_said_in_its_card(
 
     alert = "[role=alert]"
     await expect(card(open_tab, "notes.txt").locator(alert)).to_contain_text("Not an image")
-    await expect(card(open_tab, "large.png").locator(alert)).to_contain_text("0.15 MB at most")
+    await expect(card(open_tab, "large.png").locator(alert)).to_contain_text("150 kB at most")
     await expect(card(open_tab, "empty.png").locator(alert)).to_contain_text("empty")
     await expect(card(open_tab, "good.png").locator(".text")).to_have_text(CAPTION)
     await expect(open_tab.get_by_role("status")).to_contain_text("4 of 4 done")

@@ -112,7 +112,7 @@ form.addEventListener("input", (event) => {
 form.addEventListener("submit", (event) => event.preventDefault());
 at("auto").addEventListener("change", changed);
 at("fold").addEventListener("click", () => fold(form, !form.classList.contains("open")));
-at("reset").addEventListener("click", () => {
+at("defaults").addEventListener("click", () => {
   form.reset();
   find(form, "");
   changed();

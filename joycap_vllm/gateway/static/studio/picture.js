@@ -98,8 +98,8 @@ export class Picture {
   async #asked(ask, mostBytes, signal) {
     // Base64 makes four bytes of three; the rest of the request is small.
     if ((this.file.size * 4) / 3 + 4096 > mostBytes) {
-      const most = Math.floor((mostBytes * 3) / 4e6);
-      throw new Refused(`The file has ${size(this.file.size)}; the gateway takes ${most} MB at most.`, 413);
+      const most = size((mostBytes * 3) / 4);
+      throw new Refused(`The file has ${size(this.file.size)}; the gateway takes ${most} at most.`, 413);
     }
     const image = await dataUrl(this.file);
     for (let waits = 0; ; waits++) {
@@ -157,6 +157,7 @@ export class Picture {
 }
 
 function size(bytes) {
-  if (bytes < 1e5) return `${Math.max(bytes / 1e3, 0.1).toFixed(1)} kB`;
+  if (bytes < 1e3) return `${bytes} bytes`;
+  if (bytes < 1e6) return `${Math.round(bytes / 1e3)} kB`;
   return `${(bytes / 1e6).toFixed(1)} MB`;
 }

@@ -20,7 +20,7 @@ export function readAsk(form) {
     seed: number("seed"),
   };
   if (data.get("length") === "words") ask.words = number("words");
-  else ask.length = data.get("length");
+  else ask.length = data.get("length") ?? "any"; // an own prompt alone has none
   return { first, ask };
 }
 
