@@ -253,6 +253,36 @@ async def test_a_server_that_dies_is_told_in_the_stream(
     assert events[-1]["error"]["code"] == "no_endpoint"
 
 
+async def test_a_slow_server_is_told_of_so_that_no_proxy_hangs_up(
+    gateway: str, upstream: Any, picture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("joycap_vllm.gateway.studio._BEAT", 0.01)
+    upstream.hold = asyncio.Event()
+    async with (
+        httpx2.AsyncClient(base_url=gateway) as client,
+        client.stream("POST", "/studio/caption", json={"image": picture}) as reply,
+    ):
+        lines = reply.aiter_lines()
+        first, second = [orjson.loads(await anext(lines)) for _ in range(2)]
+        upstream.hold.set()
+        *_, last = [orjson.loads(line) async for line in lines]
+
+    assert first["event"] == "start"
+    assert second == {"event": "waiting", "why": ""}
+    assert last["caption"] == CAPTION
+
+
+async def test_a_browser_asks_after_scripts_each_time(client: httpx2.AsyncClient) -> None:
+    script = await client.get("/static/studio/main.js")
+    again = await client.get(
+        "/static/studio/main.js", headers={"If-None-Match": script.headers["etag"]}
+    )
+
+    assert "javascript" in script.headers["content-type"]
+    assert script.headers["cache-control"] == "no-cache"
+    assert again.status_code == 304
+
+
 async def test_pictures_are_not_mixed_up_when_many_are_asked_at_once(
     client: httpx2.AsyncClient, upstream: Any
 ) -> None:

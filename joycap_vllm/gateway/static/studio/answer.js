@@ -48,6 +48,7 @@ export class Answer {
       copy(this.#parts.text.textContent, this.#parts.copy);
     });
     this.#parts.save.addEventListener("click", save);
+    this.element.setAttribute("aria-label", prompt.title);
     this.element.setAttribute("aria-busy", "true");
     this.#mark("asking", "");
     this.#say("Asking…");
