@@ -11,6 +11,7 @@ from joycap_vllm.gateway.reply import RefusedError
 from joycap_vllm.prompts import ExtraOption, Prompt, Sampling, build_prompt, harmless, load_table
 
 _LARGEST_SEED = 2**62  # retries count upwards from it, and servers take 64 bits
+_SHORT_SEEDS = 1_000_000
 _MOST_TYPES = 12
 _MOST_EXTRAS = 64
 _USUAL = Sampling()
@@ -100,8 +101,9 @@ def prompts_of(ask: Ask) -> list[Prompt]:
         RefusedError: Neither a type nor a text.
         UsageError: A type, length or extra option that the prompt table does not know.
     """
-    # Without a seed the page's "again" must not bring the same caption.
-    seed = random.getrandbits(31) if ask.seed is None else ask.seed
+    # Without a seed the page's "again" must not bring the same caption; a short one is easily
+    # typed by who wants it again.
+    seed = random.randrange(_SHORT_SEEDS) if ask.seed is None else ask.seed
     sampling = Sampling(ask.temperature, ask.top_p, 0, ask.max_tokens, seed)
     system = harmless(ask.system.strip()) or load_table().system_prompts[0]
     prompts = {}

@@ -125,10 +125,11 @@ at("clear").addEventListener("click", () => {
 });
 at("copy-prompt").addEventListener("click", (event) => copy(preview.text, event.currentTarget));
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && pictures.length) caption(pictures);
+  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || pictures.length === 0) return;
+  event.preventDefault(); // else a focused button would be pressed as well
+  caption(pictures);
 });
 listen({ drop: at("drop"), choose: at("choose"), input: at("files"), take: add });
 
 at("auto").checked = recall(form).auto !== false;
-for (const part of ["also", "extras"]) at(part).open = Boolean(at(part).querySelector(":checked"));
 changed();
