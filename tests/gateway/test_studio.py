@@ -295,6 +295,11 @@ async def test_pictures_are_not_mixed_up_when_many_are_asked_at_once(
     assert all(events[-1]["outcome"] == "ok" for events in all_events)
 
 
+def test_half_a_character_is_refused() -> None:
+    with pytest.raises(RefusedError, match="Invalid JSON"):
+        read_ask(Ask, rb'{"text": "\ud800"}')
+
+
 fields = st.dictionaries(
     st.sampled_from([*Ask.model_fields, "image", "more"]),
     st.recursive(

@@ -7,6 +7,7 @@ import io
 import zipfile
 from collections.abc import AsyncIterator
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from gateway.conftest import CAPTION, Upstream, serving
@@ -120,6 +121,46 @@ async def test_a_picture_in_the_clipboard_is_pasted(tab: Page, studio: str) -> N
 
     for name in ("pasted-1.png", "pasted-2.png"):
         await expect(card(tab, name).locator(".text")).to_have_text(CAPTION)
+
+
+async def test_a_text_that_comes_with_a_picture_is_pasted_into_the_prompt(
+    tab: Page, studio: str
+) -> None:
+    await tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    await tab.goto(studio)
+    await tab.get_by_label("Caption type", exact=True).select_option("custom")
+    await tab.locator("#text").focus()
+    await tab.evaluate(
+        """async () => {
+          const canvas = new OffscreenCanvas(32, 16);
+          canvas.getContext("2d").fillRect(1, 1, 9, 9);
+          const parts = {
+            "text/plain": new Blob(["What is it?"], {type: "text/plain"}),
+            "image/png": await canvas.convertToBlob(),
+          };
+          await navigator.clipboard.write([new ClipboardItem(parts)]);
+        }"""
+    )
+    await tab.keyboard.press("Control+v")
+
+    await expect(tab.locator("#text")).to_have_value("What is it?")
+    await expect(tab.locator(".picture")).to_have_count(0)
+
+
+async def test_a_dropped_folder_brings_its_pictures(tab: Page, studio: str, tmp_path: Path) -> None:
+    for name in ("set/b.png", "set/deep/a.png", "set/notes.txt", "set/.hidden/c.png"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(picture()["buffer"])
+    await tab.goto(studio)
+    devtools = await tab.context.new_cdp_session(tab)
+    data = {"items": [], "files": [str(tmp_path / "set")], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        event = {"type": kind, "x": 700, "y": 300, "data": data}
+        await devtools.send("Input.dispatchDragEvent", event)
+
+    await expect(tab.locator(".file")).to_have_text(["set/b.png", "set/deep/a.png"])
+    await expect(tab.locator(".text")).to_have_text([CAPTION, CAPTION])
 
 
 async def test_a_glitch_is_shown_while_it_is_asked_again(
@@ -270,8 +311,9 @@ async def test_all_captions_come_as_one_archive_under_their_pictures_names(
     await expect(tab.get_by_role("status")).to_contain_text("1 of 1 done")
     await unfold(tab, "Side by side")
     await tab.get_by_role("checkbox", name="Straightforward").check()
-    await choose(tab, picture("a.jpg"), picture("A.png"), picture("A.png"))
-    await expect(tab.get_by_role("status")).to_contain_text("4 of 4 done")
+    names = ["a.jpg", "A.png", "A.png", "a.straightforward.png"]
+    await choose(tab, *[picture(name) for name in names])
+    await expect(tab.get_by_role("status")).to_contain_text("5 of 5 done")
     async with tab.expect_download() as started:
         await tab.get_by_role("button", name="Download all").click()
     download = await started.value
@@ -288,6 +330,8 @@ async def test_all_captions_come_as_one_archive_under_their_pictures_names(
         "A.png.straightforward.txt",
         "A.png (2).txt",
         "A.png (2).straightforward.txt",
+        "a.straightforward.png.txt",
+        "a.straightforward.png.straightforward.txt",
     ]
     first, *others = texts.values()
     assert first.count("\n") == 1

@@ -12,10 +12,13 @@ export function fileNames(pictures) {
   const taken = new Set();
   return pictures.map(({ path, types }) => {
     const stem = path.replace(/(?<=[^/])\.[^./]*$/, "");
-    const bases = [stem, path, ...Array.from({ length: pictures.length }, (_, i) => `${path} (${i + 2})`)];
-    const base = bases.find((name) => !taken.has(name.toLowerCase()));
-    taken.add(base.toLowerCase());
-    return types.map((type, i) => (i === 0 ? `${base}.txt` : `${base}.${type}.txt`));
+    for (let count = 0; ; count++) {
+      const base = count === 0 ? stem : count === 1 ? path : `${path} (${count})`;
+      const names = types.map((type, i) => (i === 0 ? `${base}.txt` : `${base}.${type}.txt`));
+      if (names.some((name) => taken.has(name.toLowerCase()))) continue;
+      names.forEach((name) => taken.add(name.toLowerCase()));
+      return names;
+    }
   });
 }
 
@@ -35,13 +38,16 @@ export function download(name, blob) {
 
 /** Puts a text into the clipboard, and says so on the button. */
 export async function copy(text, button) {
-  if (navigator.clipboard) await navigator.clipboard.writeText(text);
-  else copyTheOldWay(text);
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    copyTheOldWay(text);
+  }
   button.textContent = "Copied";
   setTimeout(() => (button.textContent = "Copy"), 1500);
 }
 
-// A page that came without TLS from another machine may not write to the clipboard.
+// A page that came without TLS from another machine has no clipboard, and others may be denied it.
 function copyTheOldWay(text) {
   const area = document.createElement("textarea");
   area.value = text;

@@ -11,7 +11,7 @@ export function listen({ drop, choose, input, take }) {
   });
   document.addEventListener("paste", (event) => {
     const files = [...(event.clipboardData?.files ?? [])];
-    if (files.length === 0) return;
+    if (files.length === 0 || isText(event)) return;
     event.preventDefault();
     take(files.map(named));
   });
@@ -33,6 +33,11 @@ function listenToDrops(drop, take) {
     drop.classList.remove("over");
     take(await dropped(event.dataTransfer));
   });
+}
+
+// Office programs copy a text together with its picture; a text field is meant to get the text.
+function isText({ target, clipboardData }) {
+  return target.matches("input, textarea") && clipboardData.types.includes("text/plain");
 }
 
 // A screenshot in the clipboard is always called image.png.
