@@ -215,6 +215,9 @@ async def test_several_types_stand_side_by_side_the_first_one_first(
     await tab.get_by_label("Own prompt").first.fill("What is it?")
     await unfold(tab, "Side by side")
     await tab.get_by_role("checkbox", name="Straightforward").check()
+    await expect(tab.locator("#prompt .asked")).to_have_text(
+        ["What is it?", build_prompt("straightforward").text]
+    )
     await choose(tab, picture())
 
     answers = tab.locator(".answer")
@@ -427,6 +430,12 @@ async def test_a_server_that_refuses_or_a_gateway_that_is_gone_is_said(
             refused = card(open_tab, "refused.png")
             await expect(refused.locator(".chip")).to_have_text("failed")
             await expect(refused.locator(".text")).to_contain_text("as told")
+            upstream.hold = asyncio.Event()
+            await choose(open_tab, picture("broken.png"))
+            broken = card(open_tab, "broken.png")
+            await expect(broken.locator(".chip")).to_have_text("asking")
+        await expect(broken.locator(".chip")).to_have_text("failed")
+        await expect(broken.locator(".text")).to_contain_text("broke off")
         await choose(open_tab, picture("late.png"))
         late = card(open_tab, "late.png")
         await expect(late.locator("[role=alert]")).to_contain_text("gateway cannot be reached")

@@ -4,18 +4,6 @@ import { sentence } from "/static/studio/api.js";
 import { copy } from "/static/studio/files.js";
 
 const BLANK = document.querySelector("#answer-template");
-const KINDS = {
-  empty: "empty",
-  repetition: "repetition",
-  truncated: "cut off",
-  refusal: "refusal",
-  gibberish: "gibberish",
-  template_leak: "template leak",
-  prompt_echo: "prompt echo",
-  bad_format: "bad format",
-  too_long: "too long",
-  wrong_language: "wrong language",
-};
 
 /** The part of a picture's card that shows what one prompt brought. */
 export class Answer {
@@ -91,11 +79,11 @@ export class Answer {
       this.#parts.save.disabled = false;
       this.#mark("ok", "ok");
     } else {
-      this.#mark(`glitched: ${KINDS[event.glitch] ?? event.glitch}`, "glitched");
+      this.#mark(`glitched: ${plain(event.glitch)}`, "glitched");
       this.element.classList.add("stays");
       this.#parts.text.tabIndex = 0; // it scrolls
       const kept = event.trimmed ? "the good beginning of one is shown" : "the best is shown";
-      this.#add({ note: `No attempt was good; ${kept}, and kept out of downloads.` });
+      this.#note(`No attempt was good; ${kept}, and kept out of downloads.`);
     }
   }
 
@@ -129,18 +117,27 @@ export class Answer {
     this.#parts.text.textContent = words;
   }
 
-  #add({ glitch, error, why, note, ms, seed }) {
+  #add({ glitch, error, why, ms, seed }) {
     const line = document.createElement("li");
     const verdict = document.createElement("strong");
     verdict.className = glitch ? "glitched" : error ? "failed" : "ok";
-    verdict.textContent = note ? "" : (KINDS[glitch] ?? glitch ?? (error ? "no answer" : "ok"));
-    line.classList.toggle("note", Boolean(note));
-    line.append(verdict, ` ${note ?? error ?? ""}`.trimEnd() || "");
-    if (why) line.append(` ${why}`);
-    if (!note) line.title = `seed ${seed}, ${(ms / 1000).toFixed(1)} s`;
+    verdict.textContent = glitch ? plain(glitch) : error ? "no answer" : "ok";
+    line.append(verdict, ` ${why || error}`);
+    line.title = `seed ${seed}, ${(ms / 1000).toFixed(1)} s`;
     this.#parts.attempts.append(line);
   }
 
+  #note(words) {
+    const line = document.createElement("li");
+    line.className = "note";
+    line.textContent = words;
+    this.#parts.attempts.append(line);
+  }
+}
+
+// A kind of glitch in plain words.
+function plain(kind) {
+  return kind.replaceAll("_", " ");
 }
 
 function facts({ attempts, usage, caption }) {

@@ -17,7 +17,7 @@ const pictures = [];
 function changed() {
   arrange(form);
   keep(form, { auto: at("auto").checked });
-  if (form.checkValidity()) preview.update(readAsk(form).ask);
+  if (form.checkValidity()) preview.update(readAsk(form));
   else preview.say(form.elements.text.matches(":invalid") ? "Write a prompt above." : "Mend the marked field above.");
 }
 

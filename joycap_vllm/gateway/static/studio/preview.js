@@ -20,11 +20,11 @@ export class Preview {
     return this.#prompts.map((prompt) => prompt.text).join("\n\n");
   }
 
-  /** Asks for the prompts of `ask`, soon. */
-  update(ask) {
+  /** Asks for the prompts of `ask`, soon; shows that of the type `first` before the others. */
+  update({ ask, first }) {
     clearTimeout(this.#timer);
     this.#asking?.abort();
-    this.#timer = setTimeout(() => this.#ask(ask), PAUSE);
+    this.#timer = setTimeout(() => this.#ask(ask, first), PAUSE);
   }
 
   /** Says in place of a prompt why there is none. */
@@ -35,12 +35,13 @@ export class Preview {
     this.#box.replaceChildren(part("p", "muted", words));
   }
 
-  async #ask(ask) {
+  async #ask(ask, first) {
     this.#asking = new AbortController();
     const { signal } = this.#asking;
     try {
       const response = await post("/studio/prompt", ask, signal);
       const { prompts } = await response.json();
+      prompts.sort((a, b) => (b.name === first) - (a.name === first));
       if (!signal.aborted) this.#show(prompts);
     } catch (error) {
       if (error.name !== "AbortError") this.say(error.message);
