@@ -176,6 +176,7 @@ class Captioner:
         key: str,
         text: str | None = None,
         earlier: int = 0,
+        on_answer: OnAnswer | None = None,
     ) -> Outcome:
         """The judged outcome of one task, after as many attempts as it takes.
 
@@ -185,6 +186,7 @@ class Captioner:
             key: The image's key; it decides the home endpoint, the seed and a weighted choice.
             text: The exact text; None fills in the prompt without variables.
             earlier: Attempts of earlier runs; the seeds go on after theirs.
+            on_answer: Told the answers of this task, in place of the captioner's own.
 
         Raises:
             NoEndpointError: No endpoint can be reached any more.
@@ -193,9 +195,8 @@ class Captioner:
         seed = seed_of(key) if prompt.sampling.seed is None else prompt.sampling.seed
         question = Question(prompt, text, seed + earlier)
         picture = image if isinstance(image, Picture) else Picture(image)
-        return await Task(
-            self.fleet, picture, key, question, retries=self.options.retries, told=self.on_answer
-        ).run()
+        told, retries = on_answer or self.on_answer, self.options.retries
+        return await Task(self.fleet, picture, key, question, retries=retries, told=told).run()
 
     def _entry(self) -> Entry:
         options = self.options

@@ -18,6 +18,7 @@ from joycap_vllm.gateway.locks import Locks
 from joycap_vllm.gateway.openai import openai_routes
 from joycap_vllm.gateway.pages import static_routes
 from joycap_vllm.gateway.reply import Refusal, RefusedError, refusal_of, refused
+from joycap_vllm.gateway.studio import studio_routes
 
 
 def make_app(context: Context) -> Starlette:
@@ -34,6 +35,7 @@ def make_app(context: Context) -> Starlette:
         routes=[
             *openai_routes(context, completions),
             *batch_routes(context),
+            *studio_routes(context),
             *static_routes(),
             Route("/health", health, methods=["GET"]),
         ],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
@@ -21,7 +21,7 @@ POLICY = (
 
 def static_routes() -> list[BaseRoute]:
     """Scripts and styles, below /static."""
-    return [Mount("/static", StaticFiles(directory=_HERE / "static"), name="static")]
+    return [Mount("/static", _Fresh(directory=_HERE / "static"), name="static")]
 
 
 def page(request: Request, template: str, **values: Any) -> HTMLResponse:
@@ -34,6 +34,16 @@ def page(request: Request, template: str, **values: Any) -> HTMLResponse:
     """
     text = _templates().get_template(template).render(path=request.url.path, **values)
     return HTMLResponse(text, headers={"Content-Security-Policy": POLICY})
+
+
+class _Fresh(StaticFiles):
+    """Files that a browser asks after each time, so that old and new scripts never mix."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """The file, or 304 where the browser has it as it is."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 @cache
