@@ -11,14 +11,21 @@ import typer
 from joycap_vllm.cli.flags import Endpoints, RecipeFlag, Wire
 
 Host = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="Address to listen on; one that others can reach needs --keys-file.",
+        help="Address to listen on; one that others can reach needs --keys-file. "
+        "(default: 127.0.0.1)",
         envvar="JOYCAP_HOST",
     ),
 ]
 Port = Annotated[
-    int, typer.Option(min=1, max=65535, help="Port to listen on.", envvar="JOYCAP_PORT")
+    int | None,
+    typer.Option(
+        min=1,
+        max=65535,
+        help="Port to listen on. (default: 8080; 5000 with --ai-toolkit)",
+        envvar="JOYCAP_PORT",
+    ),
 ]
 BaseUrl = Annotated[
     list[str] | None,
@@ -51,6 +58,24 @@ KeysFile = Annotated[
         envvar="JOYCAP_KEYS_FILE",
     ),
 ]
+AiToolkit = Annotated[
+    bool,
+    typer.Option(
+        "--ai-toolkit",
+        help="Be AI-Toolkit's captioning service too: its routes on its port 5000. CAPTION_HOST, "
+        "CAPTION_PORT and CAPTION_MODEL are honoured; its pictures must be below a --root.",
+        envvar="JOYCAP_AI_TOOLKIT",
+    ),
+]
+Roots = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--root",
+        metavar="DIR",
+        help="Folder whose pictures callers may name by their path. Repeatable. Default: none.",
+        envvar="JOYCAP_ROOT",
+    ),
+]
 NoCheck = Annotated[
     bool,
     typer.Option(
@@ -60,8 +85,8 @@ NoCheck = Annotated[
 
 
 def gateway(
-    host: Host = "127.0.0.1",
-    port: Port = 8080,
+    host: Host = None,
+    port: Port = None,
     base_url: BaseUrl = None,
     endpoints: Endpoints = None,
     model: Model = None,
@@ -69,6 +94,8 @@ def gateway(
     wire: Wire = "auto",
     recipe: RecipeFlag = None,
     keys_file: KeysFile = None,
+    roots: Roots = None,
+    ai_toolkit: AiToolkit = False,
     no_check: NoCheck = False,
 ) -> None:
     """Serves the OpenAI API in front of your servers: each answer is judged before it is sent.
@@ -77,14 +104,15 @@ def gateway(
     send a picture. OPENAI_API_KEY is sent on to the servers.
     """
     from joycap_vllm.captioner import CaptionerOptions
-    from joycap_vllm.gateway import GatewayOptions, serve_gateway
+    from joycap_vllm.gateway import Defaults, GatewayOptions, serve_gateway, toolkit_defaults
 
+    defaults = toolkit_defaults(os.environ) if ai_toolkit else Defaults()
     options = GatewayOptions(
-        host=host,
-        port=port,
+        host=host or defaults.host,
+        port=port or defaults.port,
         urls=tuple(base_url or ()),
         captioner=CaptionerOptions(
-            model=model,
+            model=model or defaults.model,
             api_key=os.environ.get("OPENAI_API_KEY") or None,
             retries=retries,
             wire=None if wire == "auto" else wire,
@@ -93,5 +121,7 @@ def gateway(
             endpoints=endpoints or "",
         ),
         keys_file=keys_file,
+        roots=tuple(roots or ()),
+        ai_toolkit=ai_toolkit,
     )
     serve_gateway(options, talk=lambda line: typer.echo(f"joycap: {line}", err=True))

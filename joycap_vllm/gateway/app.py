@@ -16,6 +16,7 @@ from joycap_vllm.gateway.locks import Locks
 from joycap_vllm.gateway.openai import openai_routes
 from joycap_vllm.gateway.pages import static_routes
 from joycap_vllm.gateway.reply import Refusal, RefusedError, refusal_of, refused
+from joycap_vllm.gateway.toolkit import toolkit_routes
 
 
 def make_app(context: Context) -> Starlette:
@@ -29,6 +30,8 @@ def make_app(context: Context) -> Starlette:
 
     return Starlette(
         routes=[
+            # Before the gateway's own /health, which AI-Toolkit's page would not understand.
+            *(toolkit_routes(context) if context.ai_toolkit else ()),
             *openai_routes(context),
             *static_routes(),
             Route("/health", health, methods=["GET"]),

@@ -41,6 +41,7 @@ class Context:
         limits: What a caller may ask for.
         roots: Folders whose files callers may name; none lets them name no file.
         stop: Ends the gateway once what is in flight has ended.
+        ai_toolkit: Whether AI-Toolkit's routes are served too.
     """
 
     captioner: Captioner
@@ -48,6 +49,7 @@ class Context:
     limits: Limits = field(default_factory=Limits)
     roots: tuple[Path, ...] = ()
     stop: Callable[[], None] = lambda: None
+    ai_toolkit: bool = False
 
 
 async def json_body(request: Request, limits: Limits) -> bytes:
@@ -56,9 +58,23 @@ async def json_body(request: Request, limits: Limits) -> bytes:
     Raises:
         RefusedError: It says that it is something else, or is too large.
     """
+    return await read_body(request, limits)
+
+
+async def read_body(request: Request, limits: Limits, *, any_type: bool = False) -> bytes:
+    """The body of a request.
+
+    Args:
+        request: It.
+        limits: How large it may be.
+        any_type: Whether it need not say that it is JSON; only for what no page can have sent.
+
+    Raises:
+        RefusedError: It says that it is something else than JSON, or is too large.
+    """
     # A page of another origin can post plain text without being asked first, but not JSON.
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != JSON:
+    if kind != JSON and not any_type:
         raise RefusedError(415, f"the Content-Type must be {JSON}, not {kind or 'missing'}")
     whole = bytearray()
     async for chunk in request.stream():

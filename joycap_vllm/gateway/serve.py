@@ -12,6 +12,7 @@ from pathlib import Path
 from joycap_vllm.captioner import Captioner, CaptionerOptions
 from joycap_vllm.errors import MissingExtraError, UsageError
 from joycap_vllm.gateway.keys import read_keys
+from joycap_vllm.gateway.roots import existing_roots
 
 _DRAIN = 30  # seconds that requests in flight get to end
 # Seconds; uvicorn's own 5 would close connections that tools are about to use again.
@@ -30,6 +31,8 @@ class GatewayOptions:
         urls: Base URLs of the fleet; empty is the captioner's default.
         captioner: How the fleet is asked.
         keys_file: File with the keys that callers may send, one a line.
+        roots: Folders whose files callers may name by their path.
+        ai_toolkit: Whether AI-Toolkit's routes are served too.
     """
 
     host: str = "127.0.0.1"
@@ -37,6 +40,8 @@ class GatewayOptions:
     urls: tuple[str, ...] = ()
     captioner: CaptionerOptions = field(default_factory=CaptionerOptions)
     keys_file: Path | None = None
+    roots: tuple[Path, ...] = ()
+    ai_toolkit: bool = False
 
 
 def serve_gateway(options: GatewayOptions, *, talk: Callable[[str], None]) -> None:
@@ -48,8 +53,8 @@ def serve_gateway(options: GatewayOptions, *, talk: Callable[[str], None]) -> No
 
     Raises:
         MissingExtraError: The extra `web` is not installed.
-        UsageError: An open address without keys, a keys file without keys, or a port that cannot
-            be had.
+        UsageError: An open address without keys, a keys file without keys, a root that is no
+            folder, or a port that cannot be had.
         NoEndpointError: None can be reached, or none passes its check.
         KeyboardInterrupt: After SIGINT; after SIGTERM the process ends by that signal.
     """
@@ -60,6 +65,7 @@ def serve_gateway(options: GatewayOptions, *, talk: Callable[[str], None]) -> No
             f"{options.host} can be reached from other machines: give --keys-file with the keys "
             "that callers must send"
         )
+    options = replace(options, roots=existing_roots(options.roots))
     with _bound(options.host, options.port) as listener:
         asyncio.run(_serve(options, keys, listener, talk))
 
@@ -90,8 +96,15 @@ async def _serve(
     # The captioner is opened outside of ASGI's lifespan: there its NoEndpointError would become a
     # traceback in uvicorn's log. The port is held already, and answers only once this is done.
     async with Captioner(*options.urls, options=how) as captioner:
+
+        def stop() -> None:
+            server.should_exit = True
+
+        context = Context(
+            captioner, keys=keys, roots=options.roots, stop=stop, ai_toolkit=options.ai_toolkit
+        )
         config = uvicorn.Config(
-            make_app(Context(captioner, keys=keys)),
+            make_app(context),
             lifespan="off",
             log_level="warning",
             access_log=False,
@@ -99,15 +112,27 @@ async def _serve(
             timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=_DRAIN,
         )
+        server = uvicorn.Server(config)
         for notice in captioner.notices:
             talk(notice)
         listener.listen(config.backlog)
         talk(f"listening on {_base_url(listener)}")
+        if options.ai_toolkit:
+            _tell_toolkit(options.roots, _base_url(listener), talk)
         news = asyncio.create_task(_tell_news(captioner, talk))
         try:
-            await uvicorn.Server(config).serve(sockets=[listener])
+            await server.serve(sockets=[listener])
         finally:
             news.cancel()
+
+
+def _tell_toolkit(roots: tuple[Path, ...], url: str, talk: Callable[[str], None]) -> None:
+    talk(f"AI-Toolkit finds it with CAPTION_SERVICE_URL={url.removesuffix('/v1')}")
+    if not roots:
+        talk(
+            "AI-Toolkit names pictures by their path, and none may be read yet: give its folder "
+            "of datasets with --root"
+        )
 
 
 async def _tell_news(captioner: Captioner, talk: Callable[[str], None]) -> None:
