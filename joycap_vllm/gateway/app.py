@@ -13,6 +13,7 @@ from starlette.routing import Route
 from joycap_vllm.errors import JoycapError
 from joycap_vllm.gateway.context import GONE, JSON, Context
 from joycap_vllm.gateway.locks import Locks
+from joycap_vllm.gateway.ollama import ollama_routes
 from joycap_vllm.gateway.openai import openai_routes
 from joycap_vllm.gateway.pages import static_routes
 from joycap_vllm.gateway.reply import Refusal, RefusedError, refusal_of, refused
@@ -33,6 +34,7 @@ def make_app(context: Context) -> Starlette:
             # Before the gateway's own /health, which AI-Toolkit's page would not understand.
             *(toolkit_routes(context) if context.ai_toolkit else ()),
             *openai_routes(context),
+            *ollama_routes(context),
             *static_routes(),
             Route("/health", health, methods=["GET"]),
         ],

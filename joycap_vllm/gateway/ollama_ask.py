@@ -1,0 +1,154 @@
+"""What a script of Ollama's asks for: the bodies of `/api/chat` and `/api/generate`."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from joycap_vllm.gateway.reply import RefusedError
+from joycap_vllm.gateway.request import MODEL, prompt_for
+from joycap_vllm.prompts import Prompt, Sampling
+
+_LARGEST_SEED = 2**62  # retries count upwards from it, and servers take 64 bits
+_TAG = ":latest"  # that Ollama adds to each name without a tag
+
+
+class _Options(BaseModel):
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: int | None = None
+    num_predict: int | None = None
+    seed: Annotated[int, Field(lt=_LARGEST_SEED)] | None = None
+
+
+class _Message(BaseModel):
+    role: str
+    content: str | None = None
+    images: list[str] | None = None
+
+
+class _Body(BaseModel):
+    """The fields that mean something here; all others are let through unread."""
+
+    model: Annotated[str, Field(min_length=1)]
+    stream: bool | None = None
+    format: Any = None
+    options: _Options | None = None
+
+
+class _Chat(_Body):
+    messages: list[_Message] | None = None
+
+
+class _Generate(_Body):
+    prompt: str | None = None
+    system: str | None = None
+    images: list[str] | None = None
+
+
+_B = TypeVar("_B", bound=_Body)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request.
+
+    Args:
+        model: The name that was asked for.
+        stream: Whether the answer goes out as lines.
+        prompt: What is asked of the picture.
+        image: The picture as a `data:` URL; None where the request only wants the model loaded.
+    """
+
+    model: str
+    stream: bool
+    prompt: Prompt
+    image: str | None
+
+
+def read_chat(body: bytes) -> Asked:
+    """Reads a request to `/api/chat`.
+
+    Raises:
+        RefusedError: It is none, or asks for what the gateway does not do.
+        UsageError: The model's name holds a length that the prompt table does not know.
+    """
+    data = _read(_Chat, body)
+    messages = data.messages or []
+    if any(message.role in ("assistant", "tool") for message in messages):
+        raise RefusedError(
+            400, "conversations are not supported: send one picture with one question"
+        )
+    images = [image for message in messages for image in message.images or ()]
+    texts = {
+        role: "\n".join(m.content for m in messages if m.role == role and m.content)
+        for role in ("system", "user")
+    }
+    return _asked(data, texts["user"], texts["system"], images)
+
+
+def read_generate(body: bytes) -> Asked:
+    """Reads a request to `/api/generate`.
+
+    Raises:
+        RefusedError: It is none, or asks for what the gateway does not do.
+        UsageError: The model's name holds a length that the prompt table does not know.
+    """
+    data = _read(_Generate, body)
+    return _asked(data, data.prompt or "", data.system or "", data.images or [])
+
+
+def known_model(name: str) -> str:
+    """The model of the gateway that a name stands for: scripts have names such as `llava:13b` in
+    them, and any that is not the gateway's own asks with the script's own text."""
+    base = name.removesuffix(_TAG)
+    return base if base.partition(":")[0].partition("/")[0] == MODEL else MODEL
+
+
+def _read(kind: type[_B], body: bytes) -> _B:
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise RefusedError(400, f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+def _asked(data: _Body, text: str, system: str, images: list[str]) -> Asked:
+    if data.format:
+        raise RefusedError(400, "format is not supported: a caption is plain text")
+    loads = not images and not text and not system
+    if len(images) != 1 and not loads:
+        raise RefusedError(
+            400,
+            f"JoyCaption describes one picture, and this request holds {len(images)}: send one "
+            "as base64 in images",
+        )
+    return Asked(
+        model=data.model,
+        stream=data.stream is not False,
+        prompt=prompt_for(known_model(data.model), text, system, _sampling(data.options)),
+        image=None if loads else _data_url(images[0]),
+    )
+
+
+def _data_url(image: str) -> str:
+    """Base64 as Ollama takes it, perhaps in lines; a `data:` URL is one already."""
+    whole = "".join(image.split())
+    return whole if whole.startswith("data:") else f"data:;base64,{whole}"
+
+
+def _sampling(options: _Options | None) -> Sampling:
+    usual, given = Sampling(), options or _Options()
+    most = given.num_predict or 0  # below 0 is as much as there may be
+    drawn = given.seed is None or given.seed < 0
+    return Sampling(
+        temperature=usual.temperature if given.temperature is None else given.temperature,
+        top_p=usual.top_p if given.top_p is None else given.top_p,
+        top_k=max(given.top_k or 0, 0),
+        max_tokens=most if most > 0 else usual.max_tokens,
+        seed=random.getrandbits(31) if drawn else given.seed,
+    )
