@@ -101,7 +101,8 @@ def gateway(
     """Serves the OpenAI API in front of your servers: each answer is judged before it is sent.
 
     Tools point at http://127.0.0.1:8080/v1, pick a model such as joycaption/straightforward and
-    send a picture. OPENAI_API_KEY is sent on to the servers.
+    send a picture. Scripts for Ollama find it with OLLAMA_HOST=127.0.0.1:8080, AI-Toolkit with
+    --ai-toolkit. OPENAI_API_KEY is sent on to the servers.
     """
     from joycap_vllm.captioner import CaptionerOptions
     from joycap_vllm.gateway import Defaults, GatewayOptions, serve_gateway, toolkit_defaults

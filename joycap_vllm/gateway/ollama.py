@@ -17,9 +17,9 @@ from joycap_vllm import __version__
 from joycap_vllm.captioner import Outcome
 from joycap_vllm.errors import JoycapError
 from joycap_vllm.gateway.context import GONE, JSON, Context, read_body, while_connected
-from joycap_vllm.gateway.ollama_ask import Asked, read_chat, read_generate
+from joycap_vllm.gateway.ollama_ask import Asked, decode, read_chat, read_generate
 from joycap_vllm.gateway.reply import Refusal, RefusedError, refusal_for, refusal_of, trace_headers
-from joycap_vllm.gateway.request import MODEL, decode_image, model_names
+from joycap_vllm.gateway.request import MODEL, model_names
 
 _VERSION = "0.12.0"  # of the API that is spoken
 _LINES = "application/x-ndjson"
@@ -133,12 +133,12 @@ class _Ollama:
         body = b"".join(orjson.dumps({**_head(asked.model), **line}) + b"\n" for line in lines)
         return Response(body, media_type=_LINES, headers=headers)
 
-    async def _outcome(self, data_url: str, asked: Asked) -> tuple[Outcome, int]:
+    async def _outcome(self, image: str, asked: Asked) -> tuple[Outcome, int]:
         """The outcome, and when its picture was ready."""
         captioner = self._context.captioner
-        image = await captioner.pool.prepare(lambda: decode_image(data_url))
+        picture = await captioner.pool.prepare(lambda: decode(image))
         prepared = time.perf_counter_ns()
-        return await captioner.outcome(image, asked.prompt, key=image.sha256), prepared
+        return await captioner.outcome(picture, asked.prompt, key=picture.sha256), prepared
 
     def _model(self, name: str) -> dict[str, Any]:
         whole = f"{name}:latest"

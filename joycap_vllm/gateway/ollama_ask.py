@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from joycap_vllm.gateway.reply import RefusedError
-from joycap_vllm.gateway.request import MODEL, prompt_for
+from joycap_vllm.gateway.request import MODEL, decode_image, prompt_for
 from joycap_vllm.prompts import Prompt, Sampling
 
 _LARGEST_SEED = 2**62  # retries count upwards from it, and servers take 64 bits
@@ -60,7 +60,7 @@ class Asked:
         model: The name that was asked for.
         stream: Whether the answer goes out as lines.
         prompt: What is asked of the picture.
-        image: The picture as a `data:` URL; None where the request only wants the model loaded.
+        image: The picture as it was sent; None where the request only wants the model loaded.
     """
 
     model: str
@@ -131,14 +131,18 @@ def _asked(data: _Body, text: str, system: str, images: list[str]) -> Asked:
         model=data.model,
         stream=data.stream is not False,
         prompt=prompt_for(known_model(data.model), text, system, _sampling(data.options)),
-        image=None if loads else _data_url(images[0]),
+        image=None if loads else images[0],
     )
 
 
-def _data_url(image: str) -> str:
-    """Base64 as Ollama takes it, perhaps in lines; a `data:` URL is one already."""
+def decode(image: str) -> bytes:
+    """The bytes of a picture: base64 as Ollama takes it, perhaps in lines, or a `data:` URL.
+
+    Raises:
+        ImageError: It is neither.
+    """
     whole = "".join(image.split())
-    return whole if whole.startswith("data:") else f"data:;base64,{whole}"
+    return decode_image(whole if whole.startswith("data:") else f"data:;base64,{whole}")
 
 
 def _sampling(options: _Options | None) -> Sampling:

@@ -8,11 +8,15 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from joycap_vllm.captioner import Captioner, CaptionerOptions
 from joycap_vllm.errors import MissingExtraError, UsageError
 from joycap_vllm.gateway.keys import read_keys
 from joycap_vllm.gateway.roots import existing_roots
+
+if TYPE_CHECKING:
+    from joycap_vllm.gateway.context import Context
 
 _DRAIN = 30  # seconds that requests in flight get to end
 # Seconds; uvicorn's own 5 would close connections that tools are about to use again.
@@ -118,7 +122,7 @@ async def _serve(
         listener.listen(config.backlog)
         talk(f"listening on {_base_url(listener)}")
         if options.ai_toolkit:
-            _tell_toolkit(options.roots, _base_url(listener), talk)
+            _tell_toolkit(context, _base_url(listener), talk)
         news = asyncio.create_task(_tell_news(captioner, talk))
         try:
             await server.serve(sockets=[listener])
@@ -126,9 +130,11 @@ async def _serve(
             news.cancel()
 
 
-def _tell_toolkit(roots: tuple[Path, ...], url: str, talk: Callable[[str], None]) -> None:
+def _tell_toolkit(context: Context, url: str, talk: Callable[[str], None]) -> None:
     talk(f"AI-Toolkit finds it with CAPTION_SERVICE_URL={url.removesuffix('/v1')}")
-    if not roots:
+    if context.keys:
+        talk("AI-Toolkit's page sends no key, so with --keys-file its requests are refused")
+    if not context.roots:
         talk(
             "AI-Toolkit names pictures by their path, and none may be read yet: give its folder "
             "of datasets with --root"

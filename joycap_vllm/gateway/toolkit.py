@@ -23,10 +23,11 @@ from joycap_vllm.gateway.context import GONE, JSON, Context, json_body, while_co
 from joycap_vllm.gateway.reply import RefusedError
 from joycap_vllm.gateway.roots import Placed, find_file, read_placed
 from joycap_vllm.gateway.toolkit_ask import read_fields, read_prompt
+from joycap_vllm.images import Picture, Prepared
 from joycap_vllm.prompts import Prompt, legacy_prompt, load_table
 
 FAILED = "Failed to generate caption"
-_AT_ONCE = 128  # pictures of a batch that are prepared or asked about at once
+_AT_ONCE = 256  # pictures of a batch that are prepared or asked about at once
 # Seconds between two bytes of a long batch: Node's fetch gives up after 300 without any.
 _BEAT = 15.0
 _OUTSIDE = "no file there; the gateway reads pictures below its --root folders only"
@@ -154,8 +155,12 @@ class _Toolkit:
     async def _outcome(self, placed: Placed, prompt: Prompt) -> Outcome:
         captioner = self._context.captioner
         most = captioner.options.limits.file_bytes
-        image = await captioner.pool.prepare(lambda: read_placed(placed, most))
-        return await captioner.outcome(image, prompt, key=image.sha256)
+
+        async def prepare() -> Prepared:
+            return await captioner.pool.prepare(lambda: read_placed(placed, most))
+
+        image = await prepare()
+        return await captioner.outcome(Picture(image, again=prepare), prompt, key=image.sha256)
 
     async def _captions(self, paths: list[Any], prompt: Prompt) -> bytes:
         """The whole reply to a batch; every picture has its row, in the order of the request."""
