@@ -86,7 +86,7 @@ class _Toolkit:
         fields = await self._fields(request, "image_path")
         path = fields["image_path"]
         if not isinstance(path, str):
-            raise RefusedError(400, "image_path must be a string")
+            raise RefusedError(400, "image_path must be a text")
         placed = await self._find(path)
         if placed is None:
             return _json({"error": f"Image file not found: {path}", "reason": _OUTSIDE}, 404)

@@ -54,7 +54,7 @@ class _Fields(BaseModel):
 
 
 def read_fields(body: bytes) -> dict[str, Any]:
-    """The fields of a request that are not null; none where it is empty or no object.
+    """The fields of a request; none where it is empty or no object.
 
     Raises:
         RefusedError: It is no JSON.
@@ -63,18 +63,18 @@ def read_fields(body: bytes) -> dict[str, Any]:
         data = orjson.loads(body or b"{}")
     except orjson.JSONDecodeError as error:
         raise RefusedError(400, f"the request is no valid JSON: {error}") from None
-    rows = data.items() if isinstance(data, dict) else ()
-    return {name: value for name, value in rows if value is not None}
+    return data if isinstance(data, dict) else {}
 
 
 def read_prompt(fields: dict[str, Any]) -> Prompt:
-    """The prompt: the request's own, else that of its caption type, else that of its style.
+    """The prompt: the request's own, else that of its caption type, else that of its style. A field
+    that is null is as one that is absent.
 
     Raises:
         RefusedError: No such style, or a field cannot be what it is.
     """
     try:
-        asked = _Fields.model_validate(fields)
+        asked = _Fields.model_validate({k: v for k, v in fields.items() if v is not None})
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise RefusedError(400, f"{first['loc'][0]}: {first['msg']}") from None
