@@ -76,6 +76,15 @@ Roots = Annotated[
         envvar="JOYCAP_ROOT",
     ),
 ]
+State = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder where files and batches are kept; a gateway that is started again goes on "
+        "with its batches. Default: one in your state folder.",
+        envvar="JOYCAP_STATE",
+    ),
+]
 NoCheck = Annotated[
     bool,
     typer.Option(
@@ -96,6 +105,7 @@ def gateway(
     keys_file: KeysFile = None,
     roots: Roots = None,
     ai_toolkit: AiToolkit = False,
+    state: State = None,
     no_check: NoCheck = False,
 ) -> None:
     """Serves the OpenAI API in front of your servers: each answer is judged before it is sent.
@@ -124,5 +134,6 @@ def gateway(
         keys_file=keys_file,
         roots=tuple(roots or ()),
         ai_toolkit=ai_toolkit,
+        state=state,
     )
     serve_gateway(options, talk=lambda line: typer.echo(f"joycap: {line}", err=True))

@@ -6,6 +6,8 @@ import asyncio
 import os
 import re
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -188,6 +190,43 @@ class Endpoint:
         if not response.is_success:
             raise sorted_status(response, key=self._key)
         return read_answer(response.content, key=self._key)
+
+    @asynccontextmanager
+    async def relay(self, body: bytes, silence: float) -> AsyncIterator[httpx2.Response]:
+        """A chat completion as somebody else worded it: the response as it comes, its body unread;
+        at the end of the block the connection is closed, unless it was read to its end.
+
+        Args:
+            body: The whole request.
+            silence: Seconds without a byte after which it is given up.
+
+        Raises:
+            TransportError: No response began, or it breaks off while it is read.
+            NoEndpointError: The server refuses the API key.
+        """
+        timeout = httpx2.Timeout(silence, connect=CONTROL_TIMEOUT)
+        headers = {"Content-Type": "application/json"}
+        request = self._client.build_request(
+            "POST", self._address, content=body, headers=headers, timeout=timeout
+        )
+        try:
+            response = await self._client.send(request, auth=_NO_AUTH, stream=True)
+        except httpx2.TimeoutException as error:
+            raise TransportError(f"no answer within {silence:.0f} s") from error
+        except (httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
+            raise _sorted_connection(error, self._key) from error
+        try:
+            if response.status_code == 401:
+                raise NoEndpointError(self._key_refused())
+            yield response
+        except (httpx2.HTTPError, aiohttp.ClientError) as error:
+            raise _sorted_connection(error, self._key) from error
+        finally:
+            await response.aclose()
+
+    def hidden(self, data: bytes) -> bytes:
+        """What the server sent, with `***` for each place that repeats its API key."""
+        return data.replace(self._key.encode(), b"***") if self._key else data
 
     async def probe(self, model: str | None) -> Abilities:
         """Asks what the server is, and keeps the answer.

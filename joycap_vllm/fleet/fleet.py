@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from joycap_vllm.errors import FullError, NoEndpointError, TransportError
+import httpx2
+
+from joycap_vllm.errors import FullError, NoEndpointError, TransportError, UnreachableError
 from joycap_vllm.fleet.advice import Adviser, bottleneck
 from joycap_vllm.fleet.dispatch import Dispatch
 from joycap_vllm.fleet.endpoint import Endpoint
@@ -93,6 +95,11 @@ class Fleet:
     def in_flight(self) -> int:
         """Requests that are out."""
         return self._dispatch.in_flight
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for room."""
+        return self._dispatch.waiting
 
     @property
     def capacity(self) -> int:
@@ -217,6 +224,36 @@ class Fleet:
             except FullError as error:
                 first, full_since = True, full_since or time()
                 self._require_patience(full_since, error)
+            finally:
+                self._done(ticket)
+
+    @contextlib.asynccontextmanager
+    async def relay(
+        self, home: str, make_body: Callable[[Endpoint], bytes]
+    ) -> AsyncIterator[tuple[Endpoint, httpx2.Response]]:
+        """Somebody else's request, within the limits that all keep: who answers, and the response
+        as it comes, whatever its status.
+
+        Args:
+            home: As for `ask`.
+            make_body: Makes the request for the endpoint that was chosen.
+
+        Raises:
+            TransportError: No response began, or it breaks off while it is read.
+            NoEndpointError: No endpoint was well for the whole patience.
+        """
+        while True:
+            ticket = await self._place(home, first=False)
+            begun = False
+            try:
+                station = self._stations[ticket.at]
+                async with station.relay(make_body(station.endpoint)) as response:
+                    begun = True
+                    yield station.endpoint, response
+                    return
+            except UnreachableError:
+                if begun:
+                    raise
             finally:
                 self._done(ticket)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
+
+import httpx2
 
 from joycap_vllm.errors import (
     FullError,
@@ -118,6 +120,18 @@ class Station:
         self._dispatch.answered(ticket)
         self.member.limit.on_answer(now, ticket.sent, self.member.in_flight)
         return Reply(self.endpoint.url, answer, (now - began) * 1000)
+
+    @contextlib.asynccontextmanager
+    async def relay(self, body: bytes) -> AsyncIterator[httpx2.Response]:
+        """As `Endpoint.relay`, with the deadline of a request as the longest silence."""
+        try:
+            async with self.endpoint.relay(body, self._deadline) as response:
+                self._failures, self.last_answer = 0, time()
+                yield response
+        except TransportError as error:
+            error.endpoint = self.endpoint.url
+            self._failed(error)
+            raise
 
     def take_down(self, why: str) -> None:
         """Gives it no requests until it answers the test picture."""

@@ -11,6 +11,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from joycap_vllm.errors import JoycapError
+from joycap_vllm.gateway.batches_door import batch_routes
+from joycap_vllm.gateway.completions import Completions
 from joycap_vllm.gateway.context import GONE, JSON, Context
 from joycap_vllm.gateway.locks import Locks
 from joycap_vllm.gateway.ollama import ollama_routes
@@ -29,12 +31,14 @@ def make_app(context: Context) -> Starlette:
         body = {"status": "unavailable", "why": why} if why else {"status": "ok"}
         return Response(orjson.dumps(body), 503 if why else 200, media_type=JSON)
 
+    completions = context.completions or Completions(context.captioner)
     return Starlette(
         routes=[
             # Before the gateway's own /health, which AI-Toolkit's page would not understand.
             *(toolkit_routes(context) if context.ai_toolkit else ()),
-            *openai_routes(context),
             *ollama_routes(context),
+            *openai_routes(context, completions),
+            *batch_routes(context),
             *static_routes(),
             Route("/health", health, methods=["GET"]),
         ],

@@ -6,12 +6,16 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import Request
 
 from joycap_vllm.captioner import Captioner
 from joycap_vllm.gateway.reply import RefusedError
+
+if TYPE_CHECKING:
+    from joycap_vllm.gateway.batches import Batches
+    from joycap_vllm.gateway.completions import Completions
 
 MAX_BODY = 32 << 20  # bytes; a picture of 24 MB as base64
 JSON = "application/json"
@@ -42,6 +46,8 @@ class Context:
         roots: Folders whose files callers may name; none lets them name no file.
         stop: Ends the gateway once what is in flight has ended.
         ai_toolkit: Whether AI-Toolkit's routes are served too.
+        completions: Who answers chat completions; None makes one over the captioner.
+        batches: Files and batches, open; None keeps none.
     """
 
     captioner: Captioner
@@ -50,6 +56,8 @@ class Context:
     roots: tuple[Path, ...] = ()
     stop: Callable[[], None] = lambda: None
     ai_toolkit: bool = False
+    completions: Completions | None = None
+    batches: Batches | None = None
 
 
 async def json_body(request: Request, limits: Limits) -> bytes:

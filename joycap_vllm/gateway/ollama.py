@@ -18,8 +18,8 @@ from joycap_vllm.captioner import Outcome
 from joycap_vllm.errors import JoycapError
 from joycap_vllm.gateway.context import GONE, JSON, Context, read_body, while_connected
 from joycap_vllm.gateway.ollama_ask import Asked, decode, read_chat, read_generate
+from joycap_vllm.gateway.prompting import MODEL, model_names
 from joycap_vllm.gateway.reply import Refusal, RefusedError, refusal_for, refusal_of, trace_headers
-from joycap_vllm.gateway.request import MODEL, model_names
 
 _VERSION = "0.12.0"  # of the API that is spoken
 _LINES = "application/x-ndjson"

@@ -8,8 +8,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
+from joycap_vllm.gateway.prompting import MODEL, prompt_for
 from joycap_vllm.gateway.reply import RefusedError
-from joycap_vllm.gateway.request import MODEL, decode_image, prompt_for
+from joycap_vllm.gateway.request import decode_image
 from joycap_vllm.prompts import Prompt, Sampling
 
 _LARGEST_SEED = 2**62  # retries count upwards from it, and servers take 64 bits

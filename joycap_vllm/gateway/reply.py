@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 from starlette.responses import Response
 
 from joycap_vllm.captioner import Outcome
-from joycap_vllm.errors import ImageError, JoycapError, NoEndpointError
+from joycap_vllm.errors import (
+    FullError,
+    ImageError,
+    JoycapError,
+    NoEndpointError,
+    OutputError,
+    TransportError,
+)
+from joycap_vllm.fleet import Usage
 
 _RETRY_AFTER = 10  # seconds that a tool is told to wait for a fleet that is down
 
@@ -53,6 +61,32 @@ class RefusedError(Exception):
         self.refusal = Refusal(status, message, code=code, param=param)
 
 
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole answer.
+
+    Args:
+        status: HTTP status.
+        body: Its body.
+        headers: Further headers.
+        kind: Its Content-Type.
+    """
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    kind: str = "application/json"
+
+    @property
+    def response(self) -> Response:
+        return Response(self.body, self.status, headers=dict(self.headers), media_type=self.kind)
+
+    @staticmethod
+    def of(refusal: Refusal) -> Whole:
+        """A refusal as a whole answer."""
+        return Whole(refusal.status, refusal.body, dict(refusal.headers))
+
+
 def refused(refusal: Refusal) -> Response:
     """A refusal as it is sent."""
     headers = dict(refusal.headers)
@@ -66,67 +100,88 @@ def refusal_of(error: JoycapError) -> Refusal:
     """What a tool is told when an error ends its request."""
     if isinstance(error, ImageError):
         return Refusal(400, str(error), code="invalid_image")
-    if isinstance(error, NoEndpointError):
+    if isinstance(error, OutputError):
+        return Refusal(507 if error.stops_all else 500, str(error), "server_error")
+    if isinstance(error, TransportError):
+        return Refusal(502, str(error), "server_error", "upstream")
+    if isinstance(error, NoEndpointError | FullError):
         wait = (("Retry-After", str(_RETRY_AFTER)),)
         return Refusal(503, str(error), "server_error", "no_endpoint", headers=wait)
     return Refusal(400, str(error))
 
 
-def refusal_for(outcome: Outcome) -> Refusal | None:
-    """What a tool is told when a task ended without a caption; None where it has one.
+def refusal_for(*outcomes: Outcome) -> Refusal | None:
+    """What a tool is told when tasks ended without a caption; None where one of them has one.
 
     A glitched caption is not handed out. The attempts are used up, so openai's clients, which
     send a 502 again by themselves, are told not to.
     """
-    if outcome.outcome == "ok" and outcome.caption is not None:
+    if any(_has_caption(outcome) for outcome in outcomes):
         return None
-    headers = (*trace_headers(outcome).items(), ("X-Should-Retry", "false"))
+    headers = (*trace_headers(*outcomes).items(), ("X-Should-Retry", "false"))
+    outcome = next((one for one in outcomes if one.outcome == "glitched"), outcomes[0])
     if outcome.outcome == "failed":
         return Refusal(400, outcome.why, code="rejected", headers=headers)
     message = (
-        f"no caption after {len(outcome.attempts)} attempts; the best answer still had the glitch "
-        f"{outcome.glitch}: {outcome.why}"
+        f"no caption after {sum(len(one.attempts) for one in outcomes)} attempts; the best answer "
+        f"still had the glitch {outcome.glitch}: {outcome.why}"
     )
     return Refusal(502, message, "glitch", outcome.glitch, headers=headers)
 
 
-def trace_headers(outcome: Outcome) -> dict[str, str]:
+def trace_headers(*outcomes: Outcome) -> dict[str, str]:
     """How many requests it took, and the kinds of the answers that were rejected."""
     return {
-        "X-Joycap-Attempts": str(len(outcome.attempts)),
-        "X-Joycap-Glitches": ",".join(_glitches(outcome)),
+        "X-Joycap-Attempts": str(sum(len(outcome.attempts) for outcome in outcomes)),
+        "X-Joycap-Glitches": ",".join(kind for one in outcomes for kind in _glitches(one)),
     }
 
 
-def completion(model: str, outcome: Outcome) -> bytes:
-    """The body of a `chat.completion`."""
-    message = {"role": "assistant", "content": outcome.caption, "refusal": None}
-    choice = {"index": 0, "message": message, "finish_reason": _finish(outcome), "logprobs": None}
+def completion(model: str, *outcomes: Outcome) -> bytes:
+    """The body of a `chat.completion`; tasks without a caption have no choice in it."""
+    choices = []
+    for index, outcome in enumerate(filter(_has_caption, outcomes)):
+        message = {"role": "assistant", "content": outcome.caption, "refusal": None}
+        finish = {"finish_reason": _finish(outcome), "logprobs": None}
+        choices.append({"index": index, "message": message, **finish})
     return orjson.dumps(
         {
             **_head(model, "chat.completion"),
-            "choices": [choice],
-            "usage": _usage(outcome),
-            "joycap": _trace(outcome),
+            "choices": choices,
+            "usage": _usage(outcomes),
+            "joycap": _trace(outcomes),
         }
     )
 
 
-def events(model: str, outcome: Outcome, *, with_usage: bool) -> Iterator[bytes]:
-    """The same as server-sent events: the judged caption in one piece, the end, `[DONE]`."""
+def events(model: str, *outcomes: Outcome, with_usage: bool) -> Iterator[bytes]:
+    """The same as server-sent events: each judged caption in one piece, its end, and at last
+    `[DONE]`."""
     head = _head(model, "chat.completion.chunk")
-    delta = {"role": "assistant", "content": outcome.caption}
-    yield _event({**head, "choices": [_delta(delta, None)], "joycap": _trace(outcome)})
-    yield _event({**head, "choices": [_delta({}, _finish(outcome))]})
+    trace: dict[str, Any] = {"joycap": _trace(outcomes)}
+    for index, outcome in enumerate(filter(_has_caption, outcomes)):
+        delta = {"role": "assistant", "content": outcome.caption}
+        yield event({**head, "choices": [_delta(index, delta, None)], **trace})
+        yield event({**head, "choices": [_delta(index, {}, _finish(outcome))]})
+        trace = {}
     if with_usage:
-        yield _event({**head, "choices": [], "usage": _usage(outcome)})
+        yield event({**head, "choices": [], "usage": _usage(outcomes)})
     yield b"data: [DONE]\n\n"
+
+
+def event(data: dict[str, Any]) -> bytes:
+    """One server-sent event."""
+    return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+def model_row(name: str) -> dict[str, Any]:
+    """A model as the API describes it."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "joycap"}
 
 
 def models(names: list[str]) -> bytes:
     """The body of a list of models."""
-    rows = [{"id": name, "object": "model", "created": 0, "owned_by": "joycap"} for name in names]
-    return orjson.dumps({"object": "list", "data": rows})
+    return orjson.dumps({"object": "list", "data": [model_row(name) for name in names]})
 
 
 def _head(model: str, kind: str) -> dict[str, Any]:
@@ -138,12 +193,12 @@ def _head(model: str, kind: str) -> dict[str, Any]:
     }
 
 
-def _delta(delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
-    return {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+def _delta(index: int, delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "finish_reason": finish, "logprobs": None}
 
 
-def _event(data: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(data) + b"\n\n"
+def _has_caption(outcome: Outcome) -> bool:
+    return outcome.outcome == "ok" and outcome.caption is not None
 
 
 def _finish(outcome: Outcome) -> str:
@@ -156,8 +211,8 @@ def _finish(outcome: Outcome) -> str:
     return "content_filter" if outcome.finish == "content_filter" else "stop"
 
 
-def _usage(outcome: Outcome) -> dict[str, Any]:
-    usage = outcome.usage
+def _usage(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    usage = sum((outcome.usage for outcome in outcomes), Usage())
     return {
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
@@ -166,11 +221,18 @@ def _usage(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _trace(outcome: Outcome) -> dict[str, Any]:
+def _trace(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    each = [
+        {"outcome": one.outcome, "attempts": len(one.attempts), "glitches": _glitches(one)}
+        for one in outcomes
+    ]
+    if len(each) == 1:
+        return each[0]
     return {
-        "outcome": outcome.outcome,
-        "attempts": len(outcome.attempts),
-        "glitches": _glitches(outcome),
+        "outcome": "ok",
+        "attempts": sum(len(one.attempts) for one in outcomes),
+        "glitches": [kind for one in outcomes for kind in _glitches(one)],
+        "choices": each,
     }
 
 

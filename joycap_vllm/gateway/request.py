@@ -1,25 +1,34 @@
-"""What a tool asks for: the body of a chat completion, read into a picture and a prompt."""
+"""What a tool asks for: the body of a chat completion, read into a picture and a prompt.
+
+A picture in the last turn is captioned with that turn's text, whatever was said before: JoyCaption
+was trained on single questions about one picture. Later questions about it, and chats without a
+picture, are conversations, which are passed through.
+"""
 
 from __future__ import annotations
 
 import binascii
 import random
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
+import orjson
 import pybase64
 from pydantic import BaseModel, Field, ValidationError
 
-from joycap_vllm.errors import ImageError, UsageError
+from joycap_vllm.errors import ImageError
+from joycap_vllm.gateway.prompting import MODEL, Options, model_names, prompt_for, read_model
 from joycap_vllm.gateway.reply import RefusedError
-from joycap_vllm.prompts import Prompt, Sampling, build_prompt, harmless, load_table
+from joycap_vllm.prompts import Prompt, Sampling
 
-MODEL = "joycaption"
-_WORDS = re.compile(r"([1-9]\d{0,3})(-words?)?")
-_DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(;[\w.+-]+=[^;,]*)*;base64,", re.IGNORECASE)
+__all__ = ["MODEL", "Asked", "Chat", "decode_image", "model_names", "prompt_for", "read_request"]
+
+MOST_CHOICES = 8
 _LARGEST_SEED = 2**62  # retries count upwards from it, and servers take 64 bits
+_ANSWERS = ("assistant", "tool", "function")
+# Others name addresses that the server would fetch, or hold what JoyCaption cannot see.
+_PARTS = frozenset({"text", "image_url", "refusal"})
 
 
 class _ImageUrl(BaseModel):
@@ -28,17 +37,36 @@ class _ImageUrl(BaseModel):
 
 class _Part(BaseModel):
     type: str
-    text: str = ""
-    image_url: _ImageUrl | None = None
+    text: str | None = None
+    image_url: _ImageUrl | str | None = None
+
+    @property
+    def picture(self) -> str | None:
+        if self.type != "image_url" or self.image_url is None:
+            return None
+        return self.image_url if isinstance(self.image_url, str) else self.image_url.url
 
 
 class _Message(BaseModel):
     role: str
-    content: str | list[_Part] | None = None
+    content: str | list[_Part | str] | None = None
+
+    @property
+    def parts(self) -> list[_Part]:
+        content = [self.content or ""] if not isinstance(self.content, list) else self.content
+        return [_Part(type="text", text=p) if isinstance(p, str) else p for p in content]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(part.text for part in self.parts if part.type == "text" and part.text)
+
+    @property
+    def pictures(self) -> list[str]:
+        return [part.picture for part in self.parts if part.picture is not None]
 
 
 class _StreamOptions(BaseModel):
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class _Body(BaseModel):
@@ -51,19 +79,34 @@ class _Body(BaseModel):
     stream_options: _StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    top_k: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
     seed: Annotated[int, Field(lt=_LARGEST_SEED)] | None = None
+    caption_type: str | None = None
+    caption_length: str | int | None = None
+    word_count: Annotated[int, Field(ge=1, le=9999)] | None = None
+    extra_options: str | int | list[str | int] | None = None
+    name: str | None = None
+    system_prompt: str | None = None
+    tool_choice: Any = None
+    function_call: Any = None
+    response_format: Any = None
+    logprobs: Any = None
+    top_logprobs: Any = None
+    audio: Any = None
+    modalities: list[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request.
+    """One request for captions.
 
     Args:
         model: The name that the tool asked for.
         prompt: What is asked of the picture.
-        image: The picture as a `data:` URL.
+        image: The picture as a `data:` or an http(s) URL.
+        n: Captions wanted.
         stream: Whether the answer goes out as server-sent events.
         stream_usage: Whether such a stream ends with the tokens used.
     """
@@ -71,81 +114,61 @@ class Asked:
     model: str
     prompt: Prompt
     image: str
+    n: int = 1
     stream: bool = False
     stream_usage: bool = False
 
 
-def read_request(body: bytes) -> Asked:
-    """Reads a chat completion request about one picture.
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation that is passed through.
+
+    Args:
+        body: The request, as it came.
+        image: The URL of the one picture in it, where there is one.
+        stream: Whether the answer is streamed.
+    """
+
+    body: dict[str, Any]
+    image: str | None = None
+    stream: bool = False
+
+
+def read_request(body: bytes, served: Collection[str] = ()) -> Asked | Chat:
+    """Reads a chat completion request.
+
+    Args:
+        body: The JSON.
+        served: Names of the models that the fleet serves.
 
     Raises:
         RefusedError: It is none, or asks for what the gateway does not do.
-        UsageError: The model's name holds a length that the prompt table does not know.
+        UsageError: It asks for a caption type, length or extra option that the table lacks.
     """
     try:
         data = _Body.model_validate_json(body)
     except ValidationError as error:
         raise RefusedError(400, _in_words(error)) from None
-    if (data.n or 1) != 1:
-        raise RefusedError(400, "n must be 1: each answer is judged by itself", param="n")
-    system = "\n".join(_texts(data.messages, "system", "developer"))
-    text = "\n".join(_texts(data.messages, "user"))
+    named, suffix = read_model(data.model, served)
+    for message in data.messages:
+        if strange := {part.type for part in message.parts} - _PARTS:
+            raise RefusedError(400, f"parts of type {min(strange)!r} are not supported")
+    options = _options(data)
+    image = _asked_about(data.messages, by_table=bool(named or suffix or options.choose))
+    if image is None:
+        return _chat(body, data, options)
+    _require_captions(data)
+    system = "\n".join(m.text for m in data.messages if m.role in ("system", "developer"))
+    texts = [message.text for message in _last_turn(data.messages) if message.text.strip()]
+    text = texts[-1] if texts else ""
     return Asked(
         model=data.model,
-        prompt=prompt_for(data.model, text, system, _sampling(data)),
-        image=_only_image(data.messages),
+        prompt=prompt_for(data.model, text, system, _sampling(data), options, served),
+        image=image,
+        n=1 if data.n is None else data.n,
         stream=bool(data.stream),
-        stream_usage=data.stream_options is not None and data.stream_options.include_usage,
+        stream_usage=data.stream_options is not None and bool(data.stream_options.include_usage),
     )
-
-
-def prompt_for(model: str, text: str, system: str, sampling: Sampling) -> Prompt:
-    """The prompt that a model's name and a tool's text stand for.
-
-    A caption type's model always asks with the type's own words: a tool that picks it sends some
-    text of its own with every picture, which JoyCaption was not trained on.
-
-    Args:
-        model: `joycaption`, or `joycaption/<type>`, or one of those with `:<length>` or
-            `:<N>-words` behind it.
-        text: The user's text; empty asks for the default caption type.
-        system: The system prompt; empty is JoyCaption's own.
-        sampling: How the answer is drawn.
-
-    Raises:
-        RefusedError: No such model.
-        UsageError: No such length.
-    """
-    base, _, option = model.partition(":")
-    family, slash, name = base.partition("/")
-    if family != MODEL or (slash and not name):
-        raise RefusedError(
-            404,
-            f"no model is called {model!r}; {MODEL} takes your own text, and /v1/models lists "
-            "one for each caption type",
-            code="model_not_found",
-            param="model",
-        )
-    if not name and not option and text.strip():
-        own_system = system or load_table().system_prompts[0]
-        return Prompt("custom", harmless(text), own_system, "mixed", sampling=sampling)
-    try:
-        load_table().find_type(name or "descriptive")
-    except UsageError as error:
-        raise RefusedError(404, str(error), code="model_not_found", param="model") from error
-    length, words = _length(option)
-    return build_prompt(
-        name or "descriptive",
-        length=length,
-        words=words,
-        system=system or None,
-        sampling=sampling,
-    )
-
-
-def model_names() -> list[str]:
-    """Every name that `/v1/models` lists."""
-    return [MODEL, *(f"{MODEL}/{row.name}" for row in load_table().types)]
 
 
 def decode_image(data_url: str) -> bytes:
@@ -160,58 +183,90 @@ def decode_image(data_url: str) -> bytes:
         raise ImageError(f"the image is no valid base64: {error}") from error
 
 
-def _length(option: str) -> tuple[str, int | None]:
-    if words := _WORDS.fullmatch(option):
-        return "any", int(words[1])
-    spelled = {length.replace(" ", "-"): length for length in load_table().lengths}
-    return spelled.get(option, option or "any"), None
+def _last_turn(messages: Sequence[_Message]) -> list[_Message]:
+    """What the user said since the last answer; tools part a picture and its text at times."""
+    last = max((i for i, m in enumerate(messages) if m.role in _ANSWERS), default=-1)
+    return [message for message in messages[last + 1 :] if message.role == "user"]
+
+
+def _asked_about(messages: Sequence[_Message], *, by_table: bool) -> str | None:
+    """The picture to caption; None where the request is a conversation."""
+    now = [url for message in _last_turn(messages) for url in message.pictures]
+    whole = [url for message in messages for url in message.pictures]
+    if len(now) == 1:
+        return now[0]
+    if not now and by_table and whole:
+        return whole[-1]  # a caption type knows nothing but pictures
+    if len(now or whole) > 1:
+        raise RefusedError(
+            400,
+            f"JoyCaption describes one picture, and this request holds {len(now or whole)}: send "
+            "one as an image_url part, and each picture in a request of its own",
+        )
+    return None
+
+
+def _chat(body: bytes, data: _Body, options: Options) -> Chat:
+    if options.choose or not any(m.text.strip() or m.pictures for m in data.messages):
+        raise RefusedError(
+            400, "this request holds no picture: send one as an image_url part", param="messages"
+        )
+    try:
+        plain = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RefusedError(400, f"the request is no valid JSON: {error}") from None
+    pictures = [url for message in data.messages for url in message.pictures]
+    return Chat(plain, pictures[0] if pictures else None, bool(data.stream))
+
+
+def _require_captions(data: _Body) -> None:
+    """Refuses what a caption cannot give, where the caller would count on it; tools that may be
+    called and the like are passed over.
+
+    Raises:
+        RefusedError: It wants something other than text, or more captions than there may be.
+    """
+    form = data.response_format
+    kind = form.get("type") if isinstance(form, dict) else form
+    calls = [c for c in (data.tool_choice, data.function_call) if c not in (None, "none", "auto")]
+    wants = (
+        ("tool_choice", bool(calls), "no tool can be required"),
+        ("response_format", kind not in (None, "text"), "the answer is plain text"),
+        ("logprobs", bool(data.logprobs or data.top_logprobs), "captions come without logprobs"),
+        ("modalities", "audio" in (data.modalities or ()) or bool(data.audio), "it is text only"),
+    )
+    for param, wanted, why in wants:
+        if wanted:
+            raise RefusedError(400, f"{param}: {why} where a picture is captioned", param=param)
+    if data.n is not None and not 1 <= data.n <= MOST_CHOICES:
+        raise RefusedError(400, f"n must be 1 to {MOST_CHOICES}", param="n")
+
+
+def _options(data: _Body) -> Options:
+    extras = data.extra_options
+    listed = extras if isinstance(extras, list) else [extras]
+    return Options(
+        type=data.caption_type or None,
+        length=None if data.caption_length is None else str(data.caption_length) or None,
+        words=data.word_count,
+        extras=tuple(str(extra) for extra in listed if extra not in (None, "")),
+        name=data.name or "",
+        system=data.system_prompt,
+    )
 
 
 def _sampling(data: _Body) -> Sampling:
     usual = Sampling()
-    most = data.max_completion_tokens or data.max_tokens
+    most = data.max_completion_tokens or data.max_tokens or 0
     # Without a seed a tool's "again" button must not bring the same caption; tools also write -1.
     drawn = data.seed is None or data.seed < 0
     return Sampling(
         temperature=usual.temperature if data.temperature is None else data.temperature,
         top_p=usual.top_p if data.top_p is None else data.top_p,
-        max_tokens=most or usual.max_tokens,
+        top_k=max(data.top_k or usual.top_k, 0),
+        max_tokens=most if most > 0 else usual.max_tokens,
         seed=random.getrandbits(31) if drawn else data.seed,
     )
-
-
-def _texts(messages: Sequence[_Message], *roles: str) -> Iterator[str]:
-    for message in messages:
-        if message.role not in roles or message.content is None:
-            continue
-        if isinstance(message.content, str):
-            yield message.content
-        else:
-            yield from (part.text for part in message.content if part.type == "text" and part.text)
-
-
-def _only_image(messages: Sequence[_Message]) -> str:
-    if any(message.role in ("assistant", "tool", "function") for message in messages):
-        raise RefusedError(
-            400, "conversations are not supported: send one picture with one question"
-        )
-    parts = [part for m in messages if isinstance(m.content, list) for part in m.content]
-    if strange := {part.type for part in parts} - {"text", "image_url"}:
-        raise RefusedError(400, f"parts of type {min(strange)!r} are not supported")
-    urls = [part.image_url.url for part in parts if part.image_url is not None]
-    if len(urls) != 1:
-        raise RefusedError(
-            400,
-            f"JoyCaption describes one picture, and this request holds {len(urls)}: send one "
-            "as an image_url part with a data: URL",
-        )
-    if not _DATA_URL.match(urls[0]):
-        raise RefusedError(
-            400,
-            "pictures are taken as data: URLs with base64 only; the gateway fetches no addresses",
-            code="invalid_image_url",
-        )
-    return urls[0]
 
 
 def _in_words(error: ValidationError) -> str:

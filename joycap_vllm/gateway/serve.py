@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import platformdirs
 
 from joycap_vllm.captioner import Captioner, CaptionerOptions
 from joycap_vllm.errors import MissingExtraError, UsageError
@@ -37,6 +40,7 @@ class GatewayOptions:
         keys_file: File with the keys that callers may send, one a line.
         roots: Folders whose files callers may name by their path.
         ai_toolkit: Whether AI-Toolkit's routes are served too.
+        state: Folder of files and batches; None takes one in the user's state folder.
     """
 
     host: str = "127.0.0.1"
@@ -46,6 +50,7 @@ class GatewayOptions:
     keys_file: Path | None = None
     roots: tuple[Path, ...] = ()
     ai_toolkit: bool = False
+    state: Path | None = None
 
 
 def serve_gateway(options: GatewayOptions, *, talk: Callable[[str], None]) -> None:
@@ -93,19 +98,31 @@ async def _serve(
     import uvicorn
 
     from joycap_vllm.gateway.app import make_app
+    from joycap_vllm.gateway.batches import Batches
+    from joycap_vllm.gateway.completions import Completions
     from joycap_vllm.gateway.context import Context
 
     patient = replace(options.captioner.fleet, patience=_PATIENCE)
     how = replace(options.captioner, fleet=patient)
     # The captioner is opened outside of ASGI's lifespan: there its NoEndpointError would become a
     # traceback in uvicorn's log. The port is held already, and answers only once this is done.
-    async with Captioner(*options.urls, options=how) as captioner:
 
-        def stop() -> None:
-            server.should_exit = True
+    def stop() -> None:
+        server.should_exit = True
 
+    state = options.state or platformdirs.user_state_path("joycap-vllm") / "gateway"
+    async with contextlib.AsyncExitStack() as stack:
+        captioner = await stack.enter_async_context(Captioner(*options.urls, options=how))
+        completions = stack.enter_context(contextlib.closing(Completions(captioner)))
+        batches = await stack.enter_async_context(Batches(state, completions))
         context = Context(
-            captioner, keys=keys, roots=options.roots, stop=stop, ai_toolkit=options.ai_toolkit
+            captioner,
+            keys=keys,
+            roots=options.roots,
+            stop=stop,
+            ai_toolkit=options.ai_toolkit,
+            completions=completions,
+            batches=batches,
         )
         config = uvicorn.Config(
             make_app(context),
