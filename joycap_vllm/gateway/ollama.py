@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -16,10 +17,18 @@ from starlette.routing import BaseRoute, Route
 from joycap_vllm import __version__
 from joycap_vllm.captioner import Outcome
 from joycap_vllm.errors import JoycapError
+from joycap_vllm.gateway.completions import Completions
 from joycap_vllm.gateway.context import GONE, JSON, Context, read_body, while_connected
 from joycap_vllm.gateway.ollama_ask import Asked, decode, read_chat, read_generate
 from joycap_vllm.gateway.prompting import MODEL, model_names
-from joycap_vllm.gateway.reply import Refusal, RefusedError, refusal_for, refusal_of, trace_headers
+from joycap_vllm.gateway.reply import (
+    Refusal,
+    RefusedError,
+    Whole,
+    refusal_for,
+    refusal_of,
+    trace_headers,
+)
 
 _VERSION = "0.12.0"  # of the API that is spoken
 _LINES = "application/x-ndjson"
@@ -28,9 +37,9 @@ _CONTEXT = 4096  # tokens; told where the servers do not say
 _Door = Callable[[Request], Awaitable[Response]]
 
 
-def ollama_routes(context: Context) -> list[BaseRoute]:
+def ollama_routes(context: Context, completions: Completions) -> list[BaseRoute]:
     """The routes below /api, and the look at / by which Ollama's own tools find it."""
-    door = _Ollama(context)
+    door = _Ollama(context, completions)
     return [
         Route("/api/chat", _worded(door.chat), methods=["POST"]),
         Route("/api/generate", _worded(door.generate), methods=["POST"]),
@@ -44,8 +53,9 @@ def ollama_routes(context: Context) -> list[BaseRoute]:
 
 
 class _Ollama:
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, completions: Completions) -> None:
         self._context = context
+        self._completions = completions
         self._since = _now()
 
     async def chat(self, request: Request) -> Response:
@@ -113,25 +123,37 @@ class _Ollama:
         self, request: Request, asked: Asked, said: Callable[[str], dict[str, Any]]
     ) -> Response:
         started = time.perf_counter_ns()
-        if asked.image is None:
+        if asked.image is None and asked.chat is None:
             loaded = {**said(""), "done": True, "done_reason": "load"}
             return _json({**_head(asked.model), **loaded})
         try:
-            found = await while_connected(request, self._outcome(asked.image, asked))
+            ended = await while_connected(request, self._ended(asked, started))
         except JoycapError as error:
             return _refused(refusal_of(error))
-        if found is None:
+        if ended is None:
             return Response(status_code=GONE)
-        outcome, prepared = found
-        if (refusal := refusal_for(outcome)) is not None:
-            return _refused(refusal)
-        text, headers = outcome.caption or "", trace_headers(outcome)
-        end = {"done": True, **_counts(outcome, started, prepared)}
+        end = {"done": True, **ended.counts}
         if not asked.stream:
-            return _json({**_head(asked.model), **said(text), **end}, headers=headers)
-        lines = ({**said(text), "done": False}, {**said(""), **end})
+            whole = {**_head(asked.model), **said(ended.text), **end}
+            return _json(whole, headers=ended.headers)
+        lines = ({**said(ended.text), "done": False}, {**said(""), **end})
         body = b"".join(orjson.dumps({**_head(asked.model), **line}) + b"\n" for line in lines)
-        return Response(body, media_type=_LINES, headers=headers)
+        return Response(body, media_type=_LINES, headers=ended.headers)
+
+    async def _ended(self, asked: Asked, started: int) -> _Ended:
+        """The text and how it came.
+
+        Raises:
+            RefusedError: There is none; the headers of a refusal are left out.
+        """
+        if asked.chat is not None:
+            return _of_chat(await self._completions.whole(asked.chat), started)
+        outcome, prepared = await self._outcome(asked.image or "", asked)
+        if (refusal := refusal_for(outcome)) is not None:
+            raise RefusedError(refusal.status, refusal.message)
+        usage = (outcome.usage.prompt, outcome.usage.completion)
+        counts = _counts(outcome.finish, usage, started, prepared)
+        return _Ended(outcome.caption or "", counts, trace_headers(outcome))
 
     async def _outcome(self, image: str, asked: Asked) -> tuple[Outcome, int]:
         """The outcome, and when its picture was ready."""
@@ -186,7 +208,29 @@ def _refused(refusal: Refusal) -> Response:
     return _json({"error": refusal.message}, refusal.status, dict(refusal.headers))
 
 
-def _counts(outcome: Outcome, started: int, prepared: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    text: str
+    counts: dict[str, Any]
+    headers: dict[str, str]
+
+
+def _of_chat(whole: Whole, started: int) -> _Ended:
+    """A chat completion of some server as what it says."""
+    try:
+        data = orjson.loads(whole.body)
+        if whole.status != 200:
+            raise RefusedError(whole.status, str(data["error"]["message"]))
+        choice, usage = data["choices"][0], data.get("usage") or {}
+        text, finish = choice["message"]["content"] or "", choice.get("finish_reason") or "stop"
+    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+        status = 502 if whole.status == 200 else whole.status
+        raise RefusedError(status, "the server's answer is no chat completion") from None
+    tokens = (usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
+    return _Ended(str(text), _counts(finish, tokens, started, started), dict(whole.headers))
+
+
+def _counts(finish: str, tokens: tuple[int, int], started: int, prepared: int) -> dict[str, Any]:
     """Why it ended, and nanoseconds and tokens of all attempts together.
 
     The servers do not tell how long they read and how long they wrote, so the picture's preparation
@@ -194,12 +238,12 @@ def _counts(outcome: Outcome, started: int, prepared: int) -> dict[str, Any]:
     """
     ended = time.perf_counter_ns()
     return {
-        "done_reason": "length" if outcome.finish == "length" else "stop",
+        "done_reason": "length" if finish == "length" else "stop",
         "total_duration": ended - started,
         "load_duration": 0,
-        "prompt_eval_count": outcome.usage.prompt,
+        "prompt_eval_count": tokens[0],
         "prompt_eval_duration": max(prepared - started, 1),
-        "eval_count": outcome.usage.completion,
+        "eval_count": tokens[1],
         "eval_duration": max(ended - prepared, 1),
     }
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
 from joycap_vllm.gateway.prompting import MODEL, prompt_for
 from joycap_vllm.gateway.reply import RefusedError
-from joycap_vllm.gateway.request import decode_image
+from joycap_vllm.gateway.request import Chat, decode_image
 from joycap_vllm.prompts import Prompt, Sampling
 
 _LARGEST_SEED = 2**62  # retries count upwards from it, and servers take 64 bits
+_ANSWERS = ("assistant", "tool")
 _TAG = ":latest"  # that Ollama adds to each name without a tag
 
 
@@ -61,13 +62,16 @@ class Asked:
         model: The name that was asked for.
         stream: Whether the answer goes out as lines.
         prompt: What is asked of the picture.
-        image: The picture as it was sent; None where the request only wants the model loaded.
+        image: The picture as it was sent; None where nothing is asked of one.
+        chat: A conversation to pass on instead; with neither the request only wants the model
+            loaded.
     """
 
     model: str
     stream: bool
     prompt: Prompt
-    image: str | None
+    image: str | None = None
+    chat: Chat | None = None
 
 
 def read_chat(body: bytes) -> Asked:
@@ -78,17 +82,7 @@ def read_chat(body: bytes) -> Asked:
         UsageError: The model's name holds a length that the prompt table does not know.
     """
     data = _read(_Chat, body)
-    messages = data.messages or []
-    if any(message.role in ("assistant", "tool") for message in messages):
-        raise RefusedError(
-            400, "conversations are not supported: send one picture with one question"
-        )
-    images = [image for message in messages for image in message.images or ()]
-    texts = {
-        role: "\n".join(m.content for m in messages if m.role == role and m.content)
-        for role in ("system", "user")
-    }
-    return _asked(data, texts["user"], texts["system"], images)
+    return _asked(data, data.messages or [])
 
 
 def read_generate(body: bytes) -> Asked:
@@ -99,7 +93,10 @@ def read_generate(body: bytes) -> Asked:
         UsageError: The model's name holds a length that the prompt table does not know.
     """
     data = _read(_Generate, body)
-    return _asked(data, data.prompt or "", data.system or "", data.images or [])
+    system = [_Message(role="system", content=data.system)] if data.system else []
+    wanted = data.prompt or data.images
+    user = [_Message(role="user", content=data.prompt, images=data.images)] if wanted else []
+    return _asked(data, [*system, *user])
 
 
 def known_model(name: str) -> str:
@@ -118,32 +115,71 @@ def _read(kind: type[_B], body: bytes) -> _B:
         raise RefusedError(400, f"{where}: {first['msg']}" if where else first["msg"]) from None
 
 
-def _asked(data: _Body, text: str, system: str, images: list[str]) -> Asked:
-    if data.format:
-        raise RefusedError(400, "format is not supported: a caption is plain text")
-    loads = not images and not text and not system
-    if len(images) != 1 and not loads:
+def _asked(data: _Body, messages: list[_Message]) -> Asked:
+    """A caption where the last turn shows a picture, else a conversation."""
+    last = max((at for at, m in enumerate(messages) if m.role in _ANSWERS), default=-1)
+    turn = [message for message in messages[last + 1 :] if message.role == "user"]
+    images = [image for message in turn for image in message.images or ()]
+    if len(images) > 1:
         raise RefusedError(
             400,
-            f"JoyCaption describes one picture, and this request holds {len(images)}: send one "
-            "as base64 in images",
+            f"JoyCaption describes one picture, and this request holds {len(images)}: send each "
+            "in a request of its own",
         )
-    return Asked(
-        model=data.model,
-        stream=data.stream is not False,
-        prompt=prompt_for(known_model(data.model), text, system, _sampling(data.options)),
-        image=None if loads else images[0],
-    )
+    text = "\n".join(message.content for message in turn if message.content)
+    system = "\n".join(m.content for m in messages if m.role == "system" and m.content)
+    sampling = _sampling(data.options)
+    prompt = prompt_for(known_model(data.model), text, system, sampling)
+    asked = Asked(data.model, data.stream is not False, prompt)
+    if not any(message.content or message.images for message in messages):
+        return asked
+    if images and data.format:
+        raise RefusedError(400, "format is not supported: a caption is plain text")
+    if images:
+        return replace(asked, image=images[0])
+    if known_model(data.model) != MODEL:
+        raise RefusedError(400, "this request holds no picture: send one as base64 in images")
+    return replace(asked, chat=_conversation(data, messages, sampling))
+
+
+def _conversation(data: _Body, messages: list[_Message], sampling: Sampling) -> Chat:
+    """As a chat completion that servers of the OpenAI API take."""
+    if data.format:
+        raise RefusedError(400, "format is not supported")
+    urls = [_url(image) for message in messages for image in message.images or ()]
+    if len(urls) > 1:
+        raise RefusedError(400, f"JoyCaption sees one picture, and this talk holds {len(urls)}")
+    spoken = []
+    for message in messages:
+        text: Any = message.content or ""
+        if message.images:
+            shown = {"type": "image_url", "image_url": {"url": urls[0]}}
+            text = [shown, {"type": "text", "text": text}]
+        spoken.append({"role": message.role, "content": text})
+    body = {
+        "model": MODEL,
+        "messages": spoken,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_tokens,
+        "seed": sampling.seed,
+    }
+    return Chat(body, urls[0] if urls else None)
+
+
+def _url(image: str) -> str:
+    """Base64 as Ollama takes it, perhaps in lines; a `data:` URL is one already."""
+    whole = "".join(image.split())
+    return whole if whole.startswith("data:") else f"data:image/jpeg;base64,{whole}"
 
 
 def decode(image: str) -> bytes:
-    """The bytes of a picture: base64 as Ollama takes it, perhaps in lines, or a `data:` URL.
+    """The bytes of a picture.
 
     Raises:
-        ImageError: It is neither.
+        ImageError: It is no base64.
     """
-    whole = "".join(image.split())
-    return decode_image(whole if whole.startswith("data:") else f"data:;base64,{whole}")
+    return decode_image(_url(image))
 
 
 def _sampling(options: _Options | None) -> Sampling:

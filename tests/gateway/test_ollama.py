@@ -238,7 +238,6 @@ async def test_a_glitch_that_stays_is_an_error_and_never_a_caption(
 @pytest.mark.parametrize(
     ("fields", "status", "words"),
     [
-        ({"images": []}, 400, "this request holds 0"),
         ({"images": ["aaaa", "aaaa"]}, 400, "this request holds 2"),
         ({"images": ["!!!!"]}, 400, "base64"),
         ({"images": [""]}, 400, "empty"),
@@ -262,13 +261,86 @@ async def test_what_cannot_be_is_told_in_ollamas_shape(
     assert words in reply.json()["error"]
 
 
-async def test_talk_without_a_picture_is_refused_in_words(client: ollama.AsyncClient) -> None:
-    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+async def test_talk_without_a_picture_is_passed_on_as_it_is(
+    client: ollama.AsyncClient, upstream: Any
+) -> None:
+    upstream.script += ["Hello to you.", "Fine.", "Well."]
+    talk = [
+        {"role": "system", "content": "You are polite."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "How are you?"},
+    ]
+    options = {"temperature": 0.25, "num_predict": 77, "seed": 4711}
 
-    with pytest.raises(ollama.ResponseError, match="this request holds 0"):
-        await client.chat("llava", talk[:1])
-    with pytest.raises(ollama.ResponseError, match="conversations are not supported"):
-        await client.chat("llava", talk)
+    whole = await client.chat("llama3", talk, options=options)
+    parts = [part async for part in await client.chat("llama3", talk[:2], stream=True)]
+    generated = await client.generate("llama3", "Hi", system="You are polite.")
+
+    assert whole.message.content == "Hello to you."
+    assert (whole.model, whole.done_reason, whole.eval_count) == ("llama3", "stop", 20)
+    assert [part.message.content for part in parts] == ["Fine.", ""]
+    assert generated.response == "Well."
+    first, second, third = upstream.bodies
+    assert first["messages"] == talk
+    assert (first["model"], first["temperature"]) == ("stub", 0.25)
+    assert (first["max_tokens"], first["seed"]) == (77, 4711)
+    assert second["messages"] == third["messages"] == talk[:2]
+
+
+async def test_a_question_after_a_caption_keeps_its_picture(
+    client: ollama.AsyncClient, file: Path, upstream: Any
+) -> None:
+    talk = [
+        *question("What is it?", file),
+        {"role": "assistant", "content": CAPTION},
+        {"role": "user", "content": "Which colour has the ground?"},
+    ]
+    upstream.script.append("White.")
+
+    answer = await client.chat("llava", talk)
+
+    assert answer.message.content == "White."
+    [body] = upstream.bodies
+    part, text = body["messages"][0]["content"]
+    assert part["image_url"]["url"].startswith("data:image/png;base64,")
+    assert text == {"type": "text", "text": "What is it?"}
+    assert body["messages"][1:] == talk[1:]
+
+
+async def test_a_new_picture_after_a_talk_is_captioned_by_itself(
+    client: ollama.AsyncClient, file: Path, upstream: Any
+) -> None:
+    upstream.script += [LOOP, CAPTION]
+    talk = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        *question("What is it?", file),
+    ]
+
+    answer = await client.chat("llava", talk)
+
+    assert answer.message.content == CAPTION
+    assert len(upstream.bodies) == 2
+    assert len(upstream.bodies[0]["messages"]) == 2
+
+
+async def test_a_caption_types_model_and_no_picture_is_refused_in_words(
+    client: ollama.AsyncClient, upstream: Any
+) -> None:
+    with pytest.raises(ollama.ResponseError, match="no picture"):
+        await client.chat("joycaption/straightforward", [{"role": "user", "content": "Hi"}])
+    assert upstream.bodies == []
+
+
+async def test_what_the_server_refuses_in_a_talk_is_told_in_its_words(
+    client: ollama.AsyncClient, upstream: Any
+) -> None:
+    upstream.script.append(400)
+
+    with pytest.raises(ollama.ResponseError, match="as told") as caught:
+        await client.chat("llama3", [{"role": "user", "content": "Hi"}])
+    assert caught.value.status_code == 400
 
 
 async def test_asking_for_nothing_loads_the_model(
