@@ -35,7 +35,7 @@ def make_app(context: Context) -> Starlette:
     return Starlette(
         routes=[
             # Before the gateway's own /health, which AI-Toolkit's page would not understand.
-            *(toolkit_routes(context) if context.ai_toolkit else ()),
+            *(toolkit_routes(context, completions) if context.ai_toolkit else ()),
             *ollama_routes(context, completions),
             *openai_routes(context, completions),
             *batch_routes(context),

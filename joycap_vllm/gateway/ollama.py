@@ -160,7 +160,8 @@ class _Ollama:
         captioner = self._context.captioner
         picture = await captioner.pool.prepare(lambda: decode(image))
         prepared = time.perf_counter_ns()
-        return await captioner.outcome(picture, asked.prompt, key=picture.sha256), prepared
+        prompt = self._completions.fitting(asked.prompt)
+        return await captioner.outcome(picture, prompt, key=picture.sha256), prepared
 
     def _model(self, name: str) -> dict[str, Any]:
         whole = f"{name}:latest"

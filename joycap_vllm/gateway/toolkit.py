@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Route
 
 from joycap_vllm.captioner import Outcome
 from joycap_vllm.errors import JoycapError, NoEndpointError
+from joycap_vllm.gateway.completions import Completions
 from joycap_vllm.gateway.context import GONE, JSON, Context, json_body, while_connected
 from joycap_vllm.gateway.reply import RefusedError
 from joycap_vllm.gateway.roots import Placed, find_file, read_placed
@@ -35,9 +36,9 @@ _OUTSIDE = "no file there; the gateway reads pictures below its --root folders o
 _Door = Callable[[Request], Awaitable[Response]]
 
 
-def toolkit_routes(context: Context) -> list[BaseRoute]:
+def toolkit_routes(context: Context, completions: Completions) -> list[BaseRoute]:
     """The service's routes; they must come before the gateway's own /health."""
-    door = _Toolkit(context)
+    door = _Toolkit(context, completions)
     return [
         Route("/health", _worded(door.health), methods=["GET"]),
         Route("/progress", _worded(door.progress), methods=["GET"]),
@@ -49,8 +50,9 @@ def toolkit_routes(context: Context) -> list[BaseRoute]:
 
 
 class _Toolkit:
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, completions: Completions) -> None:
         self._context = context
+        self._completions = completions
 
     async def health(self, _: Request) -> Response:
         """`GET /health`: always 200; `model_loaded` tells whether a server can be asked.
@@ -90,7 +92,7 @@ class _Toolkit:
         placed = await self._find(path)
         if placed is None:
             return _json({"error": f"Image file not found: {path}", "reason": _OUTSIDE}, 404)
-        prompt, since = read_prompt(fields), time.perf_counter()
+        prompt, since = self._prompt(fields), time.perf_counter()
         try:
             outcome = await while_connected(request, self._outcome(placed, prompt))
         except JoycapError as error:
@@ -116,7 +118,7 @@ class _Toolkit:
         paths = fields["image_paths"]
         if not isinstance(paths, list):
             raise RefusedError(400, "image_paths must be a list")
-        whole = self._captions(paths, read_prompt(fields))
+        whole = self._captions(paths, self._prompt(fields))
         return StreamingResponse(_kept_alive(whole), media_type=JSON)
 
     async def shutdown(self, request: Request) -> Response:
@@ -146,6 +148,9 @@ class _Toolkit:
         if needed not in fields:
             raise RefusedError(400, f"{needed} is required")
         return fields
+
+    def _prompt(self, fields: dict[str, Any]) -> Prompt:
+        return self._completions.fitting(read_prompt(fields))
 
     async def _find(self, path: object) -> Placed | None:
         if not isinstance(path, str):

@@ -334,6 +334,18 @@ def test_any_fields_are_a_prompt_or_refused(fields: dict[str, Any], kind: str | 
         assert prompt.text
 
 
+async def test_no_more_tokens_are_asked_for_than_the_servers_have_room_for(
+    client: httpx2.AsyncClient, picture: str, upstream: Any, captioner: Captioner
+) -> None:
+    [station] = captioner.fleet.members
+    station.endpoint.abilities = replace(station.endpoint.abilities, context=2048)
+
+    reply = await post(client, "/caption", image_path=picture, max_new_tokens=4096)
+
+    assert reply.json()["success"] is True
+    assert 1000 < upstream.bodies[0]["max_tokens"] < 2048 - 731
+
+
 async def test_without_a_seed_asking_again_draws_anew(
     client: httpx2.AsyncClient, picture: str, upstream: Any
 ) -> None:
