@@ -47,7 +47,7 @@ class _Guard(asyncio.Protocol):
     cycle: Any
 
     _timer: asyncio.TimerHandle | None = None
-    _head = 0  # bytes of a request that has not begun so far
+    _head = 0  # bytes since the latest request began that are no part of it
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -71,10 +71,9 @@ class _Guard(asyncio.Protocol):
         # Else it is a body's part, a head's, or what still comes of a body nobody waits for.
         if whole or before.response_complete:
             self._start()
-        if whole:
             self._head += len(data)
-            if self._head > _MOST_HEAD:
-                self._refuse(_TOO_LONG)
+            if self._head > (_MOST_HEAD if whole else 2 * self.limits.body):
+                self._refuse(_TOO_LONG if whole else b"")
 
     def _start(self) -> None:
         if self._timer is None:
@@ -87,12 +86,11 @@ class _Guard(asyncio.Protocol):
 
     def _too_late(self) -> None:
         self._timer = None
-        if self.cycle is None or not self._head:
-            self._refuse(_TOO_SLOW if self.cycle is None else b"")
-        elif self.cycle.response_complete:
-            self._refuse(_TOO_SLOW)
-        else:  # an answer is under way, and the head is that of the next request
-            self._start()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._start()  # an answer is under way, and the head is that of the next request
+        else:
+            unread = self.cycle is not None and self.cycle.more_body
+            self._refuse(b"" if unread else _TOO_SLOW)
 
     def _refuse(self, words: bytes) -> None:
         if not self.transport.is_closing():
