@@ -95,7 +95,8 @@ def _same(origin: bytes, host: bytes) -> bool:
 def _name_of(host: str) -> str:
     name = host.strip().lower()
     if name.startswith("["):
-        return name[1:].partition("]")[0]
+        inner, _, port = name[1:].partition("]")
+        return inner if not port or port[0] == ":" else name
     return name.rpartition(":")[0].rstrip(".") if name.count(":") == 1 else name.rstrip(".")
 
 
