@@ -110,16 +110,18 @@ class Reading:
         receive: What gives the body.
         limits: How slow it may be, and how much all bodies together may hold.
         gate: Where what it holds is counted, until `release`.
-        most: Bytes.
+        upload: Whether it is a file that goes to disk: it may be larger, and holds no memory.
     """
 
-    __slots__ = ("_began", "_gate", "_limits", "_most", "_receive", "_whole", "size")
+    __slots__ = ("_began", "_gate", "_limits", "_receive", "_upload", "_whole", "size")
 
-    def __init__(self, receive: Receive, limits: Limits, gate: Gate, most: int) -> None:
+    def __init__(
+        self, receive: Receive, limits: Limits, gate: Gate, *, upload: bool = False
+    ) -> None:
         self._receive = receive
         self._limits = limits
         self._gate = gate
-        self._most = most
+        self._upload = upload
         self._whole = False
         self._began = 0.0
         self.size = 0
@@ -149,19 +151,20 @@ class Reading:
 
     def release(self) -> None:
         """Counts the body as gone."""
-        self._gate.held -= self.size
+        if not self._upload:
+            self._gate.held -= self.size
         self.size = 0
 
     def _count(self, more: int) -> None:
         self.size += more
-        self._gate.held += more
-        if self.size > self._most:
-            raise OverError(too_large(self._most))
-        if self._gate.held > self._limits.held:
+        if not self._upload:
+            self._gate.held += more
+        if self.size > (most := self._limits.most(upload=self._upload)):
+            raise OverError(too_large(most))
+        if self._gate.held > self._limits.held and not self._upload:
             message = "the requests that are under way fill the gateway's memory; ask again"
             headers = (_retry(_AGAIN), _CLOSE)
-            refusal = Refusal(429, message, "requests", "queue_full", headers=headers)
-            raise OverError(refusal)
+            raise OverError(Refusal(429, message, "requests", "queue_full", headers=headers))
 
 
 def _retry(seconds: int) -> tuple[str, str]:

@@ -32,3 +32,7 @@ class Limits:
     head: float = 15.0
     idle: float = 20.0
     least_rate: float = 16 << 10
+
+    def most(self, *, upload: bool) -> int:
+        """Bytes of a body at most."""
+        return self.upload if upload else self.body

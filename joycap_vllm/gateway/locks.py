@@ -87,8 +87,8 @@ class Locks:
                 refusal = _to_login(scope)
             await refused(refusal)(scope, receive, send)
             return
-        most = self._most(scope["path"])
-        reading = Reading(receive, self._context.limits, self._context.gate, most)
+        upload = scope["path"] in _UPLOADS
+        reading = Reading(receive, self._context.limits, self._context.gate, upload=upload)
         with self._inside(scope, reading):
             await self._app(scope, reading, send)
 
@@ -130,8 +130,8 @@ class Locks:
     def _too_much(
         self, scope: Scope, headers: dict[bytes, bytes], key: Key | None
     ) -> Refusal | None:
-        path = scope["path"]
-        length, most = headers.get(b"content-length", b"0"), self._most(path)
+        length = headers.get(b"content-length", b"0")
+        most = self._context.limits.most(upload=scope["path"] in _UPLOADS)
         if length.isdigit() and int(length[:20]) > most:
             return too_large(most)
         if not _is_work(scope):
@@ -144,10 +144,6 @@ class Locks:
             rate = self._context.limits.rate
             return too_often(wait, f"more than {rate:g} requests a second; ask again later")
         return None
-
-    def _most(self, path: str) -> int:
-        limits = self._context.limits
-        return limits.upload if path in _UPLOADS else limits.body
 
     @contextmanager
     def _inside(self, scope: Scope, reading: Reading) -> Iterator[None]:

@@ -97,7 +97,7 @@ async def _serve(
 
     from joycap_vllm.gateway.app import make_app
     from joycap_vllm.gateway.context import Context
-    from joycap_vllm.gateway.server import make_server
+    from joycap_vllm.gateway.server import make_server, seldom_collecting
 
     Image.MAX_IMAGE_PIXELS = None  # pictures are held against --max-pixels before they are read
     patient = replace(options.captioner.fleet, patience=_PATIENCE)
@@ -120,7 +120,8 @@ async def _serve(
         talk(f"listening on {_base_url(listener)}")
         news = asyncio.create_task(_tell_news(captioner, keys, talk))
         try:
-            await server.serve(sockets=[listener])
+            with seldom_collecting():
+                await server.serve(sockets=[listener])
         finally:
             news.cancel()
     return server.ended_by

@@ -11,7 +11,8 @@ from joycap_vllm import Captioner
 from joycap_vllm.errors import UsageError
 from joycap_vllm.gateway.context import Context
 from joycap_vllm.gateway.keys import Key, Keyring, KeysFile, read_keys
-from tests.gateway.locking import asking
+
+from .locking import asking
 
 LONG = b"0123456789abcdef"
 

@@ -22,7 +22,8 @@ from joycap_vllm.gateway.connections import guarded
 from joycap_vllm.gateway.context import Context, Limits
 from joycap_vllm.gateway.gate import Buckets
 from joycap_vllm.gateway.keys import Key, Keyring
-from tests.gateway.locking import CHAT, JSON, Line, asking, body, served
+
+from .locking import CHAT, JSON, Line, asking, body, served
 
 Ask = Callable[..., Any]
 BOTH = pytest.mark.parametrize("base", [HttpToolsProtocol, H11Protocol])

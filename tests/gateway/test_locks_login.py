@@ -12,7 +12,8 @@ from joycap_vllm import Captioner
 from joycap_vllm.gateway.context import Context
 from joycap_vllm.gateway.keys import Key, Keyring
 from joycap_vllm.gateway.login import Sessions, local_path
-from tests.gateway.locking import CHAT, JSON, asking, body, served
+
+from .locking import CHAT, JSON, asking, body, served
 
 Ask = Callable[..., Any]
 PAGE = {"Accept": "text/html,application/xhtml+xml"}

@@ -11,7 +11,8 @@ from joycap_vllm import Captioner
 from joycap_vllm.gateway.context import Context
 from joycap_vllm.gateway.keys import Keyring
 from joycap_vllm.gateway.origins import is_foreign, known_host
-from tests.gateway.locking import CHAT, JSON, asking, body
+
+from .locking import CHAT, JSON, asking, body
 
 Ask = Callable[..., Any]
 CHATTER = "https://chat.example.org"

@@ -18,8 +18,9 @@ from joycap_vllm.errors import UsageError
 from joycap_vllm.gateway import GatewayOptions, serve_gateway
 from joycap_vllm.gateway.context import Context
 from joycap_vllm.gateway.keys import Keyring
-from tests.gateway.locking import CHAT, JSON, asking, body, served
-from tests.gateway.test_serve import command, free_port, line_with
+
+from .locking import CHAT, JSON, asking, body, served
+from .test_serve import command, free_port, line_with
 
 Ask = Callable[..., Any]
 
