@@ -15,6 +15,7 @@ from joycap_vllm.gateway.dress import dressed
 from joycap_vllm.gateway.gate import Buckets, Reading, too_large, too_often
 from joycap_vllm.gateway.keys import Key
 from joycap_vllm.gateway.login import cookie_key
+from joycap_vllm.gateway.pages import ACCOUNT
 from joycap_vllm.gateway.reply import Refusal, refused
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class Locks:
         key = context.keys.find(given.strip()) if scheme.lower() == b"bearer" else None
         if key is None and not trusted:
             key = cookie_key(scope, headers, context)
+            scope[ACCOUNT] = key.name if key else ""
             if key is not None and scope["method"] not in _SAFE and not origins.is_own(headers):
                 return key, Refusal(403, "only the gateway's own pages may use its cookie")
         if key is None and path not in OPEN and not path.startswith(_STATIC):

@@ -128,14 +128,7 @@ class _Login:
         status: int = 200,
         headers: dict[str, str] | None = None,
     ) -> Response:
-        key = cookie_key(request.scope, dict(request.scope["headers"]), self._context)
-        answer = page(
-            request,
-            "login.html",
-            next=wanted,
-            problem=problem,
-            name=key.name if key else "",
-        )
+        answer = page(request, "login.html", next=wanted, problem=problem)
         answer.status_code = status
         answer.headers.update(headers or {})
         return answer

@@ -68,6 +68,8 @@ def serve_gateway(options: GatewayOptions, *, talk: Callable[[str], None]) -> No
             f"{options.host} can be reached from other machines: give --keys-file with the keys "
             "that callers must send"
         )
+    for warning in keys.warnings() if keys is not None else ():
+        talk(warning)
     options = replace(options, allow_origins=tuple(map(_origin, options.allow_origins)))
     with _bound(options.host, options.port) as listener:
         ended_by = asyncio.run(_serve(options, keys, listener, talk))
@@ -114,7 +116,7 @@ async def _serve(
             stop=lambda: server.drain(),
         )
         server = make_server(make_app(context), context, keep_alive=_KEEP_ALIVE)
-        for notice in (*captioner.notices, *(keys.warnings() if keys else ())):
+        for notice in captioner.notices:
             talk(notice)
         listener.listen(server.config.backlog)
         talk(f"listening on {_base_url(listener)}")

@@ -161,6 +161,17 @@ async def test_a_trusted_page_asks_with_a_key_and_reads_the_answer(
         assert "access-control-allow-credentials" not in answer.headers
 
 
+async def test_a_trusted_page_needs_no_key_where_nobody_does(
+    captioner: Captioner, ask: Ask
+) -> None:
+    headers = {**JSON, "Origin": CHATTER, "Sec-Fetch-Site": "cross-site"}
+    async with asking(Context(captioner, allow_origins=frozenset({CHATTER}))) as client:
+        answer = await client.post(CHAT, content=body(ask()), headers=headers)
+
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == CHATTER
+
+
 async def test_a_page_that_is_not_trusted_gets_no_answer_to_its_preflight(
     captioner: Captioner,
 ) -> None:
