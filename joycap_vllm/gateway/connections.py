@@ -7,6 +7,7 @@ request, and for the rest of a head.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
@@ -14,6 +15,8 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from joycap_vllm.gateway.limits import Limits
 
 _MOST_HEAD = 64 << 10  # bytes; what h11 takes, and httptools has no limit of its own
+# Java's client offers HTTP/2 with its first request, and httptools then loses the request's body.
+_OFFER = re.compile(rb"\r\nupgrade(?=:[ \t]*h2c\b)", re.IGNORECASE)
 
 
 def _closing(status: str, message: str) -> bytes:
@@ -63,6 +66,9 @@ class _Guard(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         before = self.cycle
         whole = before is None or not before.more_body
+        if whole and b"h2c" in data[:_MOST_HEAD]:
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = _OFFER.sub(b"\r\nx-offer", head) + end + rest
         super().data_received(data)
         if self.cycle is not before:
             self._head = 0

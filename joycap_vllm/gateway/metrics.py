@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.requests import Request
@@ -30,6 +36,8 @@ class Metrics:
     """
 
     def __init__(self, context: Context) -> None:
+        # Else each has a second line.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._doors: dict[Any, str] = {}
         self._registry = CollectorRegistry()
 

@@ -41,7 +41,22 @@ _KINDS = (
 )
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW")
 
-words = st.sampled_from(_WORDS) | st.text(st.characters(codec="utf-8"), max_size=12)
+_NASTY = (
+    "",
+    "\0",
+    "..",
+    "../../..",
+    "a" * 300,
+    "\n",
+    "%00",
+    "é\u202e",
+    "\ufffd",
+    "\\",
+    "//x",
+    "-1",
+)
+
+words = st.sampled_from((*_WORDS, *_NASTY)) | st.text(st.characters(codec="utf-8"), max_size=12)
 fields = st.sampled_from(_FIELDS) | words
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | words,

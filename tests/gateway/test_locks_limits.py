@@ -271,6 +271,20 @@ async def test_a_slow_answer_outlives_the_limit_on_heads(
 
 
 @BOTH
+async def test_an_offer_of_http_2_costs_no_body(captioner: Captioner, base: Any, ask: Ask) -> None:
+    limits, data = Limits(), body(ask())
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA\r\n"
+    async with (
+        served(Context(captioner), guarded(limits, base)) as (url, _),
+        Line(url) as line,
+    ):
+        await line.say(POST + offer + b"Content-Length: %d\r\n\r\n" % len(data) + data)
+        answer = await line.answer()
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@BOTH
 async def test_a_head_without_an_end_takes_no_memory(captioner: Captioner, base: Any) -> None:
     limits = Limits()
     async with (
