@@ -20,7 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from joycap_vllm import Captioner, build_prompt
+from joycap_vllm import Captioner, CaptionerOptions, build_prompt
+from joycap_vllm.errors import NoEndpointError
+from joycap_vllm.fleet import FleetOptions
 from joycap_vllm.gateway import toolkit
 from joycap_vllm.gateway.app import make_app
 from joycap_vllm.gateway.context import Context, Limits
@@ -119,18 +121,27 @@ async def test_health_is_what_the_page_takes_for_an_available_service(
 
 
 async def test_health_stays_200_and_unloaded_while_no_server_answers(
-    client: httpx2.AsyncClient, captioner: Captioner, monkeypatch: pytest.MonkeyPatch
+    upstream: Any, serve: Any, folder: Path, picture: str
 ) -> None:
-    [station] = captioner.fleet.members
-    captioner.fleet._dispatch.down(station.member, "cannot connect", 0.0)
-    captioner.fleet._note_up()
+    options = CaptionerOptions(check=False, workers=1, fleet=FleetOptions(4, patience=0.3))
+    async with contextlib.AsyncExitStack() as later:
+        up = contextlib.AsyncExitStack()
+        address = await up.enter_async_context(serve(upstream.app))
+        captioner = await later.enter_async_context(Captioner(f"{address}/v1", options=options))
+        context = Context(captioner, roots=(folder,), ai_toolkit=True)
+        url = await later.enter_async_context(serve(make_app(context)))
+        client = await later.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=20))
+        await up.aclose()
 
-    health, progress = await client.get("/health"), await client.get("/progress")
+        caption = await post(client, "/caption", image_path=picture)
+        health, progress = await client.get("/health"), await client.get("/progress")
 
+    assert caption.status_code == 500
+    assert caption.json()["error"] == "Failed to generate caption"
+    assert "cannot connect" in caption.json()["reason"]
     assert health.status_code == 200
     assert (health.json()["status"], health.json()["model_loaded"]) == ("healthy", False)
-    assert progress.json()["status"] == "error"
-    assert progress.json()["progress"] == 0.0
+    assert (progress.json()["status"], progress.json()["progress"]) == ("error", 0.0)
     assert "cannot connect" in progress.json()["message"]
 
 
@@ -509,38 +520,27 @@ async def test_a_long_batch_sends_blanks_so_that_its_caller_does_not_give_up(
 
 
 async def test_a_dead_fleet_fails_the_rest_of_a_batch_without_waiting_for_each(
-    upstream: Any, serve: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+    client: httpx2.AsyncClient,
+    captioner: Captioner,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from joycap_vllm import CaptionerOptions
-    from joycap_vllm.errors import NoEndpointError
-
-    monkeypatch.setattr(toolkit, "_AT_ONCE", 1)
     paths = [draw(folder / f"{number}.png") for number in range(5)]
     asked = []
 
-    async with serve(upstream.app) as url:
-        options = CaptionerOptions(check=False, workers=1)
-        async with Captioner(f"{url}/v1", options=options) as captioner:
+    async def outcome(*_: Any, **named: Any) -> Any:
+        asked.append(named["key"])
+        raise NoEndpointError("no endpoint has answered for 60 s")
 
-            async def outcome(*_: Any, **named: Any) -> Any:
-                asked.append(named["key"])
-                raise NoEndpointError("no endpoint has answered for 60 s")
+    monkeypatch.setattr(toolkit, "_AT_ONCE", 1)
+    monkeypatch.setattr(captioner, "outcome", outcome)
+    reply = await post(client, "/batch_caption", image_paths=paths)
 
-            monkeypatch.setattr(captioner, "outcome", outcome)
-            context = Context(captioner, roots=(folder,), ai_toolkit=True)
-            async with (
-                serve(make_app(context)) as gateway,
-                httpx2.AsyncClient(base_url=gateway) as client,
-            ):
-                batch = await post(client, "/batch_caption", image_paths=paths)
-                single = await post(client, "/caption", image_path=paths[0])
-
-    assert len(asked) == 2
-    assert {row["reason"] for row in batch.json()["results"]} == {
-        "no endpoint has answered for 60 s"
-    }
-    assert single.status_code == 500
-    assert single.json()["error"] == "Failed to generate caption"
+    assert len(asked) == 1
+    rows = reply.json()["results"]
+    assert [row["image_path"] for row in rows] == paths
+    assert {row["reason"] for row in rows} == {"no endpoint has answered for 60 s"}
+    assert {row["error"] for row in rows} == {"Failed to generate caption"}
 
 
 @pytest.mark.parametrize("path", ["/caption", "/batch_caption"])
