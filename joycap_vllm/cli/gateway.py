@@ -160,8 +160,9 @@ def gateway(
     """Serves the OpenAI API in front of your servers: each answer is judged before it is sent.
 
     Tools point at http://127.0.0.1:8080/v1, pick a model such as joycaption/straightforward and
-    send a picture. Scripts for Ollama find it with OLLAMA_HOST=127.0.0.1:8080, AI-Toolkit with
-    --ai-toolkit. OPENAI_API_KEY is sent on to the servers.
+    send a picture, or its public URL. Chats without a picture are passed through. Scripts for
+    Ollama find it with OLLAMA_HOST=127.0.0.1:8080, AI-Toolkit with --ai-toolkit. OPENAI_API_KEY
+    is sent on to the servers, never a caller's key.
     """
     from joycap_vllm.captioner import CaptionerOptions
     from joycap_vllm.gateway import Defaults, GatewayOptions, serve_gateway, toolkit_defaults

@@ -211,9 +211,10 @@ class Endpoint:
         )
         try:
             response = await self._client.send(request, auth=_NO_AUTH, stream=True)
-        except httpx2.TimeoutException as error:
-            raise TransportError(f"no answer within {silence:.0f} s") from error
         except (httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
+            # The transport also calls a closed connection a time-out.
+            if isinstance(error.__cause__, TimeoutError):
+                raise TransportError(f"no answer within {silence:.0f} s") from error
             raise _sorted_connection(error, self._key) from error
         try:
             if response.status_code == 401:

@@ -136,12 +136,9 @@ class Batches:
     async def _work(self) -> None:
         while not self._stopping:
             self._news.clear()
-            try:
-                for batch in self.store.batches():
-                    if not batch.ended and not self._stopping:
-                        await self._run(batch.id)
-            except Exception as error:
-                self._tell(f"batches stopped: {error}; they go on in {_LOOK:.0f} s", error)
+            for batch in await asyncio.to_thread(self.store.batches):
+                if not batch.ended and not self._stopping:
+                    await self._run(batch.id)
             if not self._stopping:
                 await _within(self._news, _LOOK)
 
@@ -152,6 +149,8 @@ class Batches:
         self._now = BatchRun(self.store, batch, self._completions)
         try:
             await self._now.run()
+        except Exception as error:
+            self._tell(f"{batch_id} stopped: {error}; it goes on in {_LOOK:.0f} s", error)
         finally:
             self._now = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def read_line(number: int, line: bytes | None, seen: set[str]) -> Line:
     if line is None:
         return Line(None, code="invalid_json_line", why=f"line {number} is too long")
     try:
-        data = orjson.loads(line)
+        data = orjson.loads(line.removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
         return Line(None, code="invalid_json_line", why=f"line {number} is no JSON: {error}")
     if not isinstance(data, dict):
@@ -88,7 +89,10 @@ def read_line(number: int, line: bytes | None, seen: set[str]) -> Line:
     if not isinstance(data.get("body"), dict):
         why = f"line {number} has no body that is an object"
         return Line(own, code="missing_required_parameter", why=why)
-    return Line(own, orjson.dumps(data["body"]))
+    try:
+        return Line(own, orjson.dumps(data["body"]))
+    except TypeError as error:  # nested too deep
+        return Line(own, code="invalid_json_line", why=f"line {number}: {error}")
 
 
 def answered(line: Line, whole: Whole) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ class BatchRun:
         self._completions = completions
         self._folder = store.folder(batch.id)
         self._active: set[asyncio.Task[None]] = set()
+        self._moved = asyncio.Event()
         self._seen: set[str] = set()
         self._failure: BaseException | None = None
 
@@ -68,6 +70,9 @@ class BatchRun:
                 return
             done, self._seen = await asyncio.to_thread(read_entries, self._folder)
             self._count(done)
+            if not self._input.exists():
+                self._fail("invalid_file", "the input file is gone")
+                return
             if not self.batch.shown["request_counts"]["total"] and not await self._begin():
                 return
             try:
@@ -129,7 +134,12 @@ class BatchRun:
         else:
             whole = await self._answer(line)
             result, ok = answered(line, whole), whole.status == 200
-        await journal.append(entry(number, result, ok=ok))
+        try:
+            data = entry(number, result, ok=ok)
+        except TypeError:  # nested deeper than can be written
+            result, ok = unanswered(line, "invalid_response", "the answer is no plain JSON"), False
+            data = entry(number, result, ok=ok)
+        await journal.append(data)
         self.batch.shown["request_counts"]["completed" if ok else "failed"] += 1
 
     async def _answer(self, line: Line) -> Whole:
@@ -159,13 +169,14 @@ class BatchRun:
         return "expired" if time.time() >= self.batch.shown["expires_at"] else ""
 
     async def _wait(self) -> None:
-        if self._active:
-            await asyncio.wait(self._active, timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED)
-        else:
-            await asyncio.sleep(_LOOK)
+        self._moved.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK):
+                await self._moved.wait()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._active.discard(task)
+        self._moved.set()
         if not task.cancelled() and task.exception() is not None:
             self._failure = task.exception()
 

@@ -151,7 +151,10 @@ class Store:
         if not _ID.fullmatch(batch_id):
             return None
         data = _read(self.folder(batch_id) / "batch.json")
-        return None if data is None else Batch(**data)
+        try:
+            return None if data is None else Batch(data["shown"], data["output"], data["errors"])
+        except KeyError:
+            return None
 
     def batches(self) -> list[Batch]:
         """All batches, the oldest first."""
@@ -179,8 +182,6 @@ def _age(shown: dict[str, Any]) -> tuple[int, str]:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         data = orjson.loads(path.read_bytes())
-    except (FileNotFoundError, orjson.JSONDecodeError):
+    except (OSError, orjson.JSONDecodeError):  # it was removed, or is none of ours
         return None
-    except OSError as error:
-        raise OutputError(f"{path} cannot be read: {error.strerror}", error.errno) from error
     return data if isinstance(data, dict) else None

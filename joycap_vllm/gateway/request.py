@@ -159,7 +159,8 @@ def read_request(body: bytes, served: Collection[str] = ()) -> Asked | Chat:
         return _chat(body, data, options)
     _require_captions(data)
     system = "\n".join(m.text for m in data.messages if m.role in ("system", "developer"))
-    texts = [message.text for message in _last_turn(data.messages) if message.text.strip()]
+    said = [message.text for message in _last_turn(data.messages) if message.role == "user"]
+    texts = [text for text in said if text.strip()]
     text = texts[-1] if texts else ""
     return Asked(
         model=data.model,
@@ -184,9 +185,9 @@ def decode_image(data_url: str) -> bytes:
 
 
 def _last_turn(messages: Sequence[_Message]) -> list[_Message]:
-    """What the user said since the last answer; tools part a picture and its text at times."""
+    """What was said since the last answer; tools part a picture and its text at times."""
     last = max((i for i, m in enumerate(messages) if m.role in _ANSWERS), default=-1)
-    return [message for message in messages[last + 1 :] if message.role == "user"]
+    return list(messages[last + 1 :])
 
 
 def _asked_about(messages: Sequence[_Message], *, by_table: bool) -> str | None:

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from joycap_vllm.captioner import Captioner, CaptionerOptions
-from joycap_vllm.errors import MissingExtraError, UsageError
+from joycap_vllm.errors import MissingExtraError, OutputError, UsageError
+from joycap_vllm.gateway.keys import Keyring, KeysFile
+from joycap_vllm.gateway.limits import Limits
 from joycap_vllm.gateway.roots import existing_roots
 
 if TYPE_CHECKING:
+    from joycap_vllm.gateway.batches import Batches
+    from joycap_vllm.gateway.completions import Completions
     from joycap_vllm.gateway.context import Context
-from joycap_vllm.gateway.keys import Keyring, KeysFile
-from joycap_vllm.gateway.limits import Limits
 
 # Seconds; uvicorn's own 5 would close connections that tools are about to use again.
 _KEEP_ALIVE = 120
@@ -73,6 +75,7 @@ def serve_gateway(options: GatewayOptions, *, talk: Callable[[str], None]) -> No
         UsageError: An open address without keys, a keys file without keys, an origin that is none,
             or a port that cannot be had.
         NoEndpointError: None can be reached, or none passes its check.
+        OutputError: The folder of files and batches cannot be made.
         KeyboardInterrupt: After SIGINT; after SIGTERM the process ends by that signal.
     """
     _require_web()
@@ -113,7 +116,6 @@ async def _serve(
     from PIL import Image
 
     from joycap_vllm.gateway.app import make_app
-    from joycap_vllm.gateway.batches import Batches
     from joycap_vllm.gateway.completions import Completions
     from joycap_vllm.gateway.context import Context
     from joycap_vllm.gateway.server import make_server, seldom_collecting
@@ -123,11 +125,12 @@ async def _serve(
     how = replace(options.captioner, fleet=patient)
     # The captioner is opened outside of ASGI's lifespan: there its NoEndpointError would become a
     # traceback in uvicorn's log. The port is held already, and answers only once this is done.
-    state = options.state or platformdirs.user_state_path("joycap-vllm") / "gateway"
     async with contextlib.AsyncExitStack() as stack:
         captioner = await stack.enter_async_context(Captioner(*options.urls, options=how))
         completions = stack.enter_context(contextlib.closing(Completions(captioner)))
-        batches = await stack.enter_async_context(Batches(state, completions))
+        batches = _batches(options.state, completions, talk)
+        if batches is not None:
+            await stack.enter_async_context(batches)
         context = Context(
             captioner,
             keys=keys.ring if keys else Keyring(),
@@ -154,6 +157,23 @@ async def _serve(
         finally:
             news.cancel()
     return server.ended_by
+
+
+def _batches(
+    folder: Path | None, completions: Completions, talk: Callable[[str], None]
+) -> Batches | None:
+    """What keeps files and batches; None where nobody named a folder and there can be none, as on
+    a machine that is all read-only."""
+    from joycap_vllm.gateway.batches import Batches
+
+    try:
+        usual = platformdirs.user_state_path("joycap-vllm") / "gateway"
+        return Batches(folder or usual, completions)
+    except OutputError as error:
+        if folder is not None:
+            raise
+        talk(f"no files and batches are kept: {error}")
+        return None
 
 
 def _tell_toolkit(context: Context, url: str, talk: Callable[[str], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import io
 from collections.abc import AsyncIterator, Callable
@@ -123,13 +124,14 @@ async def test_bad_lines_become_lines_of_the_error_file(
             request("bare", ask(), body=None),
             request("picture", unusable),
             request("model", ask(), body={"model": "gpt-4o", "messages": ask()}),
+            b'{"custom_id": "deep", "body": {"a": %b}}\n' % (b"[" * 500 + b"]" * 500),
             request("last", ask()),
         )[:-1],
     )
     batch = await ended(client, batch.id)
 
     assert batch.request_counts is not None
-    assert batch.request_counts.to_dict() == {"total": 10, "completed": 2, "failed": 8}
+    assert batch.request_counts.to_dict() == {"total": 11, "completed": 2, "failed": 9}
     answers = await rows(client, batch.output_file_id)
     assert [row["custom_id"] for row in answers] == ["good", "last"]
     errors = await rows(client, batch.error_file_id)
@@ -148,8 +150,16 @@ async def test_bad_lines_become_lines_of_the_error_file(
         ("bare", "missing_required_parameter"),
         ("picture", 400),
         ("model", 404),
+        ("deep", "invalid_json_line"),
     ]
     assert errors[0]["error"]["message"].startswith("line 2 ")
+
+
+async def test_files_of_other_systems_are_read(client: AsyncOpenAI, ask: Ask) -> None:
+    data = codecs.BOM_UTF8 + jsonl(request("a", ask()), request("b", ask())).replace(b"\n", b"\r\n")
+    batch = await ended(client, (await begun(client, data)).id)
+
+    assert [row["custom_id"] for row in await rows(client, batch.output_file_id)] == ["a", "b"]
 
 
 async def test_a_glitch_that_stays_is_in_the_error_file_and_not_handed_out(
@@ -300,7 +310,7 @@ async def test_a_batch_that_cannot_be_is_refused(
     file = await client.files.create(file=b"{}", purpose="batch")
     usual = {"input_file_id": file.id, "endpoint": URL, "completion_window": "24h"}
     with pytest.raises(BadRequestError) as caught:
-        await client.batches.create(**{**usual, **fields})  # type: ignore[arg-type]
+        await client.batches.create(**{**usual, **fields})
 
     assert caught.value.param == param
 

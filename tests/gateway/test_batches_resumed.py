@@ -17,11 +17,13 @@ import orjson
 import pytest
 from openai import AsyncOpenAI
 
-from joycap_vllm import Captioner
+from joycap_vllm import Captioner, CaptionerOptions
+from joycap_vllm.errors import OutputError
 from joycap_vllm.gateway.batches import Batches
 from joycap_vllm.gateway.batches_lines import entry, input_lines
 from joycap_vllm.gateway.batches_store import Batch, Store, new_id
 from joycap_vllm.gateway.completions import Completions
+from joycap_vllm.gateway.serve import _batches
 
 URL = "/v1/chat/completions"
 Ask = Callable[..., Any]
@@ -185,6 +187,19 @@ async def test_two_gateways_with_one_folder_ask_each_line_once(
     assert len(upstream.bodies) == 2
 
 
+async def test_a_batch_whose_file_is_gone_fails_and_holds_up_no_other(
+    captioner: Captioner, ask: Ask, tmp_path: Path
+) -> None:
+    lost, other = kept(tmp_path, lines(ask, 2)), kept(tmp_path, lines(ask, 2))
+    Store(tmp_path).remove_file(lost.shown["input_file_id"])
+    completions = Completions(captioner)
+    async with Batches(tmp_path, completions) as batches:
+        states = [(await completed(batches, each.id)).shown["status"] for each in (lost, other)]
+    completions.close()
+
+    assert states == ["failed", "completed"]
+
+
 def test_a_line_that_is_too_long_is_told_and_those_behind_it_are_read(tmp_path: Path) -> None:
     file = tmp_path / "in.jsonl"
     file.write_bytes(b"a\n" + b"x" * 50 + b"\n" + b"y" * 10 + b"\nlast")
@@ -195,3 +210,20 @@ def test_a_line_that_is_too_long_is_told_and_those_behind_it_are_read(tmp_path: 
         (3, b"y" * 10 + b"\n"),
         (4, b"last"),
     ]
+
+
+async def test_a_folder_that_cannot_be_made_ends_the_command_only_where_it_was_named(
+    upstream: Any, serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    told: list[str] = []
+    async with serve(upstream.app) as url:
+        captioner = Captioner(f"{url}/v1", options=CaptionerOptions(check=False, workers=1))
+        async with captioner:
+            completions = Completions(captioner)
+            with pytest.raises(OutputError, match="--state names another"):
+                _batches(tmp_path / "file" / "kept", completions, told.append)
+            monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+            assert _batches(None, completions, told.append) is None
+
+    assert told[0].startswith("no files and batches are kept: ")

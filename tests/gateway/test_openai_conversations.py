@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,7 @@ from joycap_vllm.fleet import FleetOptions
 from joycap_vllm.gateway.app import make_app
 from joycap_vllm.gateway.context import Context
 
-HELLO = [{"role": "user", "content": "Hello"}]
+HELLO: Any = [{"role": "user", "content": "Hello"}]
 Ask = Callable[..., Any]
 
 
@@ -103,7 +104,7 @@ async def test_a_chat_without_a_picture_is_passed_through_as_it_is(
 ) -> None:
     raw = await client.chat.completions.with_raw_response.create(
         model="joycaption/straightforward",
-        messages=HELLO,  # type: ignore[arg-type]
+        messages=HELLO,
         temperature=0.1,
         tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}],
         extra_body={"min_p": 0.2},
@@ -122,7 +123,7 @@ async def test_a_chat_without_a_picture_is_passed_through_as_it_is(
 async def test_the_callers_key_stays_here_and_the_servers_key_is_sent(
     client: AsyncOpenAI, chatty: Chatty
 ) -> None:
-    await client.chat.completions.create(model="joycaption", messages=HELLO)  # type: ignore[arg-type]
+    await client.chat.completions.create(model="joycaption", messages=HELLO)
 
     assert chatty.keys == ["Bearer servers-own"]
 
@@ -130,7 +131,7 @@ async def test_the_callers_key_stays_here_and_the_servers_key_is_sent(
 async def test_a_streamed_chat_comes_word_by_word(client: AsyncOpenAI, chatty: Chatty) -> None:
     stream = await client.chat.completions.create(
         model="joycaption",
-        messages=HELLO,  # type: ignore[arg-type]
+        messages=HELLO,
         stream=True,
     )
     words = []
@@ -146,7 +147,7 @@ async def test_a_caller_that_leaves_a_stream_ends_it_at_the_server(
 ) -> None:
     stream = await client.chat.completions.create(
         model="joycaption",
-        messages=HELLO,  # type: ignore[arg-type]
+        messages=HELLO,
         stream=True,
     )
     await chatty.begun.wait()
@@ -165,7 +166,7 @@ async def test_the_servers_errors_are_passed_on_without_its_key(
         with pytest.raises(APIStatusError, match="as told") as caught:
             await client.chat.completions.create(
                 model="joycaption",
-                messages=HELLO,  # type: ignore[arg-type]
+                messages=HELLO,
                 stream=stream,
             )
         assert caught.value.status_code == status
@@ -178,7 +179,7 @@ async def test_a_key_that_the_server_refuses_is_not_the_callers_fault(
 ) -> None:
     chatty.status = 401
     with pytest.raises(APIStatusError) as caught:
-        await client.chat.completions.create(model="joycaption", messages=HELLO)  # type: ignore[arg-type]
+        await client.chat.completions.create(model="joycaption", messages=HELLO)
 
     assert caught.value.status_code == 503
 
@@ -204,7 +205,7 @@ async def test_a_question_about_an_earlier_picture_is_passed_through_with_the_pi
 async def test_a_question_about_one_of_several_pictures_is_refused(
     client: AsyncOpenAI, ask: Ask
 ) -> None:
-    answer = {"role": "assistant", "content": "A red square."}
+    answer: Any = {"role": "assistant", "content": "A red square."}
     with pytest.raises(BadRequestError, match="holds 2"):
         await client.chat.completions.create(
             model="joycaption",
@@ -216,41 +217,39 @@ async def test_an_option_for_captions_needs_a_picture(client: AsyncOpenAI) -> No
     with pytest.raises(BadRequestError, match="holds no picture"):
         await client.chat.completions.create(
             model="joycaption",
-            messages=HELLO,  # type: ignore[arg-type]
+            messages=HELLO,
             extra_body={"caption_type": "straightforward"},
         )
 
 
 async def test_a_chat_with_an_unknown_model_is_not_found(client: AsyncOpenAI) -> None:
     with pytest.raises(NotFoundError):
-        await client.chat.completions.create(model="gpt-4o", messages=HELLO)  # type: ignore[arg-type]
+        await client.chat.completions.create(model="gpt-4o", messages=HELLO)
 
 
 async def test_parts_that_name_other_addresses_never_reach_the_server(
     client: AsyncOpenAI, chatty: Chatty
 ) -> None:
-    part = {"type": "video_url", "video_url": {"url": "http://10.0.0.1/"}}
+    part: Any = {"type": "video_url", "video_url": {"url": "http://10.0.0.1/"}}
     with pytest.raises(BadRequestError, match="video_url"):
         await client.chat.completions.create(
             model="joycaption",
-            messages=[{"role": "user", "content": [part]}],  # type: ignore[list-item]
+            messages=[{"role": "user", "content": [part]}],
         )
 
     assert chatty.bodies == []
 
 
 async def test_chats_keep_to_the_fleets_limit(client: AsyncOpenAI, chatty: Chatty) -> None:
-    streams = [
+    streams: list[Any] = [
         await client.chat.completions.create(
             model="joycaption",
-            messages=HELLO,  # type: ignore[arg-type]
+            messages=HELLO,
             stream=True,
         )
         for _ in range(2)
     ]
-    third = asyncio.create_task(
-        client.chat.completions.create(model="joycaption", messages=HELLO)  # type: ignore[arg-type]
-    )
+    third = asyncio.create_task(client.chat.completions.create(model="joycaption", messages=HELLO))
     await asyncio.wait({third}, timeout=0.2)
     waited = len(chatty.bodies) == 2 and not third.done()
     chatty.go.set()
@@ -289,3 +288,27 @@ async def test_a_server_that_breaks_off_a_stream_is_told_as_an_error(serve: Any)
     assert reply.text.startswith("data: {}\n\ndata: ")
     assert "broke off" in orjson.loads(reply.text.split("data: ")[2])["error"]["message"]
     assert whole.status_code == 502
+
+
+async def test_a_chat_goes_to_another_server_where_one_has_died(serve: Any) -> None:
+    options = CaptionerOptions(check=False, workers=1, fleet=FleetOptions(patience=5.0))
+    servers = [Chatty(), Chatty()]
+    async with contextlib.AsyncExitStack() as stack:
+        ups = [contextlib.AsyncExitStack() for _ in servers]
+        urls = [
+            await up.enter_async_context(serve(server.app))
+            for up, server in zip(ups, servers, strict=True)
+        ]
+        captioner = await stack.enter_async_context(Captioner(*urls, options=options))
+        gateway = await stack.enter_async_context(serve(make_app(Context(captioner))))
+        client = await stack.enter_async_context(
+            AsyncOpenAI(base_url=f"{gateway}/v1", api_key="none", max_retries=0)
+        )
+        await ups[0].aclose()
+        for number in range(8):
+            await client.chat.completions.create(
+                model="joycaption", messages=[{"role": "user", "content": f"Chat {number}"}]
+            )
+        await ups[1].aclose()
+
+    assert [len(server.bodies) for server in servers] == [0, 8]

@@ -187,6 +187,16 @@ async def test_a_picture_and_its_text_may_come_in_messages_of_their_own(
     assert sent(upstream)[1] == "New."
 
 
+async def test_one_picture_anywhere_is_captioned_with_the_users_last_text(
+    client: AsyncOpenAI, ask: Ask, upstream: Any
+) -> None:
+    [message] = ask("Not this.")
+    messages = [{**message, "role": "developer"}, {"role": "user", "content": "What?"}]
+    await client.chat.completions.create(model="joycaption", messages=messages)  # type: ignore[arg-type]
+
+    assert sent(upstream) == ("Not this.", "What?")
+
+
 async def test_a_new_picture_in_a_chat_is_captioned_by_itself(
     client: AsyncOpenAI, ask: Ask, upstream: Any
 ) -> None:

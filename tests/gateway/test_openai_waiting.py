@@ -92,14 +92,15 @@ async def test_openais_client_bears_the_comments(
         )
         return [choice.delta.content async for chunk in stream for choice in chunk.choices]
 
-    assert await asyncio.gather(asyncio.to_thread(plain), concurrent()) == [[CAPTION, None]] * 2
+    told = await asyncio.gather(asyncio.to_thread(plain), concurrent())
+    assert list(told) == [[CAPTION, None]] * 2
 
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_glitch_that_stays_ends_a_begun_stream_with_an_error(
     client: AsyncOpenAI, ask: Ask, upstream: Any
 ) -> None:
-    upstream.hold, upstream.script = asyncio.Event(), upstream.script
+    upstream.hold = asyncio.Event()
     upstream.script += [LOOP] * 9
     asyncio.get_running_loop().call_later(0.3, upstream.hold.set)
     stream = await client.chat.completions.create(model="joycaption", messages=ask(), stream=True)
