@@ -181,7 +181,8 @@ def under_load(url: str, bodies: Path, given: argparse.Namespace, pid: int) -> t
         next(said)
         used = cpu_of(pid) - began
         load = Load(**json.loads(next(said)))
-    print("  MB, in turn: " + " ".join(f"{value:.0f}" for value in memory), flush=True)
+    if pid != os.getpid():
+        print("  MB, in turn: " + " ".join(f"{value:.0f}" for value in memory), flush=True)
     return load, used
 
 
@@ -202,7 +203,7 @@ def tell(what: str, load: Load, used: float, less: float = 0.0) -> None:
     print(
         f"{what}: {load.answers / load.seconds:.0f} answers/s, {load.errors} errors, "
         f"median {load.median:.2f} s, 99 % {load.late:.2f} s, "
-        f"{each:.2f} ms CPU a request{rest}; the caller's own {load.cpu / load.answers * 1e3:.2f}",
+        f"{each:.2f} ms CPU a request{rest}; the callers' own {load.cpu / load.answers * 1e3:.2f}",
         flush=True,
     )
 
