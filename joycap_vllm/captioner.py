@@ -7,6 +7,7 @@ are asked again until a caption comes or the attempts are used up.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,6 +105,7 @@ class Captioner:
     def __init__(self, *urls: str, options: CaptionerOptions | None = None) -> None:
         self.options = options or CaptionerOptions()
         self.on_answer: OnAnswer | None = None
+        self.on_outcome: Callable[[Outcome], None] | None = None
         self.notices: list[str] = []
         default = () if self.options.endpoints else (DEFAULT_URL,)
         self._urls = tuple(dict.fromkeys(normal_url(url) for url in urls or default))
@@ -116,7 +118,11 @@ class Captioner:
         listing = listing_of(options.endpoints) if options.endpoints else None
         entry = self._entry()
         endpoints, left_out = await self._usable(listing, entry)
-        wire = options.wire or await self._wire_to(endpoints)
+        try:
+            wire = options.wire or await self._wire_to(endpoints)
+        except BaseException:  # as where it is cancelled; nobody else knows them by now
+            await asyncio.gather(*(endpoint.close() for endpoint in endpoints))
+            raise
         self._pool = ImagePool(options.workers, wire, options.limits, options.recipe or "default")
         self._fleet = Fleet(endpoints, self.options.fleet)
         await self._fleet.__aenter__()
@@ -196,7 +202,11 @@ class Captioner:
         question = Question(prompt, text, seed + earlier)
         picture = image if isinstance(image, Picture) else Picture(image)
         told, retries = on_answer or self.on_answer, self.options.retries
-        return await Task(self.fleet, picture, key, question, retries=retries, told=told).run()
+        task = Task(self.fleet, picture, key, question, retries=retries, told=told)
+        outcome = await task.run()
+        if self.on_outcome is not None:
+            self.on_outcome(outcome)
+        return outcome
 
     def _entry(self) -> Entry:
         options = self.options

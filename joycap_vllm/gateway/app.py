@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
-import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from joycap_vllm.errors import JoycapError
 from joycap_vllm.gateway.batches_door import batch_routes
 from joycap_vllm.gateway.completions import Completions
-from joycap_vllm.gateway.context import GONE, JSON, Context
+from joycap_vllm.gateway.context import GONE, Context
+from joycap_vllm.gateway.health import health_routes
 from joycap_vllm.gateway.locks import Locks
+from joycap_vllm.gateway.login import login_routes
+from joycap_vllm.gateway.metrics import Metrics
+from joycap_vllm.gateway.ollama import ollama_routes
 from joycap_vllm.gateway.openai import openai_routes
 from joycap_vllm.gateway.pages import static_routes
 from joycap_vllm.gateway.reply import Refusal, RefusedError, refusal_of, refused
 from joycap_vllm.gateway.studio import studio_routes
+from joycap_vllm.gateway.toolkit import toolkit_routes
 
 
 def make_app(context: Context) -> Starlette:
     """The gateway as an ASGI application."""
-
-    async def health(_: Request) -> Response:
-        """503 with the reason while no endpoint can be reached."""
-        why = context.captioner.fleet.state
-        body = {"status": "unavailable", "why": why} if why else {"status": "ok"}
-        return Response(orjson.dumps(body), 503 if why else 200, media_type=JSON)
-
+    metrics = Metrics(context)
     completions = context.completions or Completions(context.captioner)
+    routes = [
+        # Before the gateway's own /health, which AI-Toolkit's page would not understand.
+        *(toolkit_routes(context, completions) if context.ai_toolkit else ()),
+        *ollama_routes(context, completions),
+        *openai_routes(context, completions),
+        *batch_routes(context),
+        *studio_routes(context),
+        *static_routes(),
+        *login_routes(context),
+        *health_routes(context),
+        metrics.route(),
+    ]
+    metrics.name_doors(routes)
+    context.captioner.on_outcome = metrics.note_outcome
     return Starlette(
-        routes=[
-            *openai_routes(context, completions),
-            *batch_routes(context),
-            *studio_routes(context),
-            *static_routes(),
-            Route("/health", health, methods=["GET"]),
-        ],
-        middleware=[Middleware(Locks, context=context)],
+        routes=routes,
+        middleware=[Middleware(Locks, context=context, metrics=metrics)],
         exception_handlers={
             RefusedError: _on_refused,
             JoycapError: _on_joycap,
@@ -62,7 +67,8 @@ async def _on_joycap(_: Request, error: Exception) -> Response:
 
 async def _on_http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as registered
-    return refused(Refusal(error.status_code, error.detail))
+    headers = tuple((error.headers or {}).items())
+    return refused(Refusal(error.status_code, error.detail, headers=headers))
 
 
 async def _on_gone(_: Request, __: Exception) -> Response:

@@ -106,7 +106,7 @@ class Completions:
 
     async def _outcomes(self, asked: Asked) -> list[Outcome]:
         prepared = await self._pictures.prepared(asked.image)
-        picture, prompt = Picture(prepared, sends=asked.n), self._fitting(asked.prompt)
+        picture, prompt = Picture(prepared, sends=asked.n), self.fitting(asked.prompt)
         first = prompt.sampling.seed or 0
         return await _together(
             [
@@ -117,7 +117,7 @@ class Completions:
             ]
         )
 
-    def _fitting(self, prompt: Prompt) -> Prompt:
+    def fitting(self, prompt: Prompt) -> Prompt:
         """The prompt with no more answer tokens than the servers have room for: chat pages ask
         for thousands by default, which a server that is planned for captions refuses."""
         members = self.captioner.fleet.members

@@ -11,28 +11,23 @@ from typing import TYPE_CHECKING, TypeVar
 from starlette.requests import Request
 
 from joycap_vllm.captioner import Captioner
+from joycap_vllm.gateway.gate import Gate, OverError, too_large
+from joycap_vllm.gateway.keys import Keyring
+from joycap_vllm.gateway.limits import Limits
+from joycap_vllm.gateway.login import Sessions
 from joycap_vllm.gateway.reply import RefusedError
 
 if TYPE_CHECKING:
     from joycap_vllm.gateway.batches import Batches
     from joycap_vllm.gateway.completions import Completions
 
-MAX_BODY = 32 << 20  # bytes; a picture of 24 MB as base64
+
+__all__ = ["GONE", "JSON", "Context", "Limits", "json_body", "read_body", "while_connected"]
+
 JSON = "application/json"
 GONE = 499  # nginx's status for a client that left; nobody reads it
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a caller may ask for at most.
-
-    Args:
-        body: Bytes of a request.
-    """
-
-    body: int = MAX_BODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +38,29 @@ class Context:
         captioner: Open for as long as the gateway is served.
         keys: Keys of which a caller must send one; none lets everybody ask.
         limits: What a caller may ask for.
+        allow_hosts: Names, in small letters, by which the gateway is reached beside its own.
+        allow_origins: Pages of other origins that may ask, as browsers name them.
         roots: Folders whose files callers may name; none lets them name no file.
         stop: Ends the gateway once what is in flight has ended.
+        ai_toolkit: Whether AI-Toolkit's routes are served too.
         completions: Who answers chat completions; None makes one over the captioner.
         batches: Files and batches, open; None keeps none.
+        gate: What is inside by now.
+        sessions: Who is logged in.
     """
 
     captioner: Captioner
-    keys: tuple[bytes, ...] = ()
+    keys: Keyring = field(default_factory=Keyring)
     limits: Limits = field(default_factory=Limits)
+    allow_hosts: frozenset[str] = frozenset()
+    allow_origins: frozenset[str] = frozenset()
     roots: tuple[Path, ...] = ()
     stop: Callable[[], None] = lambda: None
+    ai_toolkit: bool = False
     completions: Completions | None = None
     batches: Batches | None = None
+    gate: Gate = field(default_factory=Gate)
+    sessions: Sessions = field(default_factory=Sessions)
 
 
 async def json_body(request: Request, limits: Limits) -> bytes:
@@ -64,16 +69,31 @@ async def json_body(request: Request, limits: Limits) -> bytes:
     Raises:
         RefusedError: It says that it is something else, or is too large.
     """
+    return await read_body(request, limits)
+
+
+async def read_body(request: Request, limits: Limits, *, any_type: bool = False) -> bytes:
+    """The body of a request.
+
+    Args:
+        request: It.
+        limits: How large it may be.
+        any_type: Whether it need not say that it is JSON; only for what no page can have sent.
+
+    Raises:
+        RefusedError: It says that it is something else than JSON, or is too large.
+    """
     # A page of another origin can post plain text without being asked first, but not JSON.
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != JSON:
+    if kind != JSON and not any_type:
         raise RefusedError(415, f"the Content-Type must be {JSON}, not {kind or 'missing'}")
-    whole = bytearray()
+    chunks, size = [], 0
     async for chunk in request.stream():
-        whole += chunk
-        if len(whole) > limits.body:
-            raise RefusedError(413, f"the request is over the limit of {limits.body / 1e6:.0f} MB")
-    return bytes(whole)
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limits.body:
+            raise OverError(too_large(limits.body))
+    return b"".join(chunks)
 
 
 async def while_connected(request: Request, work: Coroutine[None, None, _T]) -> _T | None:

@@ -11,6 +11,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
+ACCOUNT = "joycap.account"  # where a request's scope names the key of its session
 _HERE = Path(__file__).parent
 # Everything comes from the gateway itself; pictures that a user drops are shown as blobs.
 POLICY = (
@@ -32,7 +33,10 @@ def page(request: Request, template: str, **values: Any) -> HTMLResponse:
         template: As "studio.html".
         **values: What the template is given; all text is escaped.
     """
-    text = _templates().get_template(template).render(path=request.url.path, **values)
+    account = request.scope.get(ACCOUNT, "")
+    text = (
+        _templates().get_template(template).render(path=request.url.path, account=account, **values)
+    )
     return HTMLResponse(text, headers={"Content-Security-Policy": POLICY})
 
 

@@ -9,8 +9,10 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import orjson
 import pybase64
 import pytest
@@ -25,6 +27,8 @@ from joycap_vllm import Captioner, CaptionerOptions
 from joycap_vllm.fleet import FleetOptions
 from joycap_vllm.gateway.app import make_app
 from joycap_vllm.gateway.context import Context, Limits
+
+from .toolkit_calls import draw
 
 CAPTION = "A red circle lies in the middle of a plain white ground."
 
@@ -152,3 +156,42 @@ def ask(picture: str) -> Callable[..., list[dict[str, Any]]]:
         return [*head, {"role": "user", "content": parts}]
 
     return messages
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of data sets, the toolkit service's only root."""
+    root = tmp_path / "datasets"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def drawn(folder: Path) -> str:
+    """A picture there, by its path."""
+    return draw(folder / "a picture.png")
+
+
+@pytest.fixture
+def stopped() -> asyncio.Event:
+    """Whether the toolkit service was told to end."""
+    return asyncio.Event()
+
+
+@pytest.fixture
+async def service(
+    captioner: Captioner, folder: Path, stopped: asyncio.Event
+) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of the toolkit service."""
+    context = Context(
+        captioner,
+        limits=Limits(body=200_000),
+        roots=(folder,),
+        stop=stopped.set,
+        ai_toolkit=True,
+    )
+    async with (
+        serving(make_app(context)) as url,
+        httpx2.AsyncClient(base_url=url, timeout=20) as client,
+    ):
+        yield client

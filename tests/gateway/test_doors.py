@@ -18,7 +18,7 @@ from joycap_vllm.errors import UsageError
 from joycap_vllm.fleet import FleetOptions
 from joycap_vllm.gateway.app import make_app
 from joycap_vllm.gateway.context import Context
-from joycap_vllm.gateway.keys import read_keys
+from joycap_vllm.gateway.keys import Keyring, read_keys
 from joycap_vllm.gateway.reply import RefusedError
 from joycap_vllm.gateway.request import read_request
 
@@ -32,7 +32,7 @@ def body(messages: Any) -> bytes:
 
 
 async def test_only_those_with_a_key_may_ask(captioner: Captioner, serve: Any, ask: Ask) -> None:
-    app = make_app(Context(captioner, keys=(b"alpha", "schlüssel".encode())))
+    app = make_app(Context(captioner, keys=Keyring.of(b"alpha", "schlüssel".encode())))
     async with serve(app) as url, httpx2.AsyncClient(base_url=url) as client:
         for key in (None, "Bearer beta", "Bearer", "Basic alpha", "Bearer alphaalpha"):
             headers = {**JSON, **({"Authorization": key} if key else {})}
@@ -124,13 +124,6 @@ def test_any_json_is_read_or_refused(rest: dict[str, Any], some: Any) -> None:
     data = rest if some is None else {**rest, "messages": some}
     with contextlib.suppress(RefusedError, UsageError):
         read_request(orjson.dumps(data))
-
-
-def test_a_keys_file_holds_a_key_a_line(tmp_path: Path) -> None:
-    file = tmp_path / "keys"
-    file.write_bytes(b"# the team\nalpha\r\n\n  beta \n")
-
-    assert read_keys(file) == (b"alpha", b"beta")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"# nothing else\n"])

@@ -21,6 +21,7 @@ from joycap_vllm import Captioner, CaptionerOptions
 from joycap_vllm.fleet import FleetOptions
 from joycap_vllm.gateway.app import make_app
 from joycap_vllm.gateway.context import Context
+from joycap_vllm.gateway.keys import Keyring
 
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 Ask = Callable[..., Any]
@@ -93,7 +94,7 @@ async def client(chatty: Chatty, serve: Any) -> AsyncIterator[AsyncOpenAI]:
     async with (
         serve(chatty.app) as url,
         Captioner(f"{url}/v1", options=options) as captioner,
-        serve(make_app(Context(captioner, keys=(b"callers",)))) as gateway,
+        serve(make_app(Context(captioner, keys=Keyring.of(b"callers")))) as gateway,
         AsyncOpenAI(base_url=f"{gateway}/v1", api_key="callers", max_retries=0) as client,
     ):
         yield client
