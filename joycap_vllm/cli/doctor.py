@@ -66,9 +66,13 @@ def _look_there(url: str, model: str | None, key: str | None) -> Proof:
         proof = asyncio.run(prove(url, model=model, api_key=key, twice=True))
     except NoEndpointError as error:
         return Proof(url, False, (str(error),), "")
-    tokens = "not shown" if proof.image_tokens is None else str(proof.image_tokens)
     typer.echo(f"{proof.url}: {'fit' if proof.ok else 'not fit'}, model {proof.model}")
-    typer.echo(f"  image tokens: {tokens}; literal <image>: {proof.literal_image}")
+    if proof.image_tokens is None:
+        typer.echo("  prompt: this server does not show what the model is asked")
+    else:
+        right = "not as" if proof.problems else "as"
+        tokens = f"{proof.image_tokens} image tokens"
+        typer.echo(f"  prompt: {right} JoyCaption was trained on ({tokens})")
     typer.echo(f"  test picture: {proof.answer!r}")
     if proof.again is not None:
         written = proof.again.usage.completion
