@@ -100,7 +100,8 @@ def too_often(wait: float, message: str) -> Refusal:
 
 def too_large(most: int) -> Refusal:
     """The refusal of a body that is over the limit."""
-    return Refusal(413, f"the request is over the limit of {most / 1e6:.0f} MB")
+    shown = f"{most / 1e6:.0f} MB" if most >= 1e6 else f"{most:,} bytes"
+    return Refusal(413, f"the request is over the limit of {shown}")
 
 
 class Reading:
@@ -111,17 +112,19 @@ class Reading:
         limits: How slow it may be, and how much all bodies together may hold.
         gate: Where what it holds is counted, until `release`.
         upload: Whether it is a file that goes to disk: it may be larger, and holds no memory.
+        said: Bytes that the caller said will come; too many are refused unread.
     """
 
-    __slots__ = ("_began", "_gate", "_limits", "_receive", "_upload", "_whole", "size")
+    __slots__ = ("_began", "_gate", "_limits", "_receive", "_said", "_upload", "_whole", "size")
 
     def __init__(
-        self, receive: Receive, limits: Limits, gate: Gate, *, upload: bool = False
+        self, receive: Receive, limits: Limits, gate: Gate, *, upload: bool = False, said: int = 0
     ) -> None:
         self._receive = receive
         self._limits = limits
         self._gate = gate
         self._upload = upload
+        self._said = said
         self._whole = False
         self._began = 0.0
         self.size = 0
@@ -135,6 +138,8 @@ class Reading:
         if self._whole:  # what may still come is the caller's leaving
             return await self._receive()
         loop, limits = asyncio.get_running_loop(), self._limits
+        if self._said > (most := limits.most(upload=self._upload)):
+            raise OverError(too_large(most))
         now = loop.time()
         self._began = self._began or now
         # A fair beginning, then no slower than the least rate; and never a long silence.

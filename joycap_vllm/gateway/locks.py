@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import orjson
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from joycap_vllm.gateway import origins
 from joycap_vllm.gateway.dress import dressed
-from joycap_vllm.gateway.gate import Buckets, Reading, too_large, too_often
+from joycap_vllm.gateway.gate import Buckets, Reading, too_often
 from joycap_vllm.gateway.keys import Key
 from joycap_vllm.gateway.login import cookie_key
 from joycap_vllm.gateway.pages import ACCOUNT
@@ -27,6 +29,8 @@ OPEN = frozenset({"/health", "/live", "/ready", "/login", "/logout"})
 _STATIC = "/static/"
 _UPLOADS = frozenset({"/v1/files"})
 _NO_WORK = frozenset({"/login", "/logout"})
+# Doors whose clients, those of Ollama and AI-Toolkit, take an error to be a text.
+_PLAIN = ("/api/", "/caption", "/batch_caption", "/prompts", "/progress", "/shutdown")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _BURST = 10.0  # seconds' worth of requests that may come at once
 
@@ -82,14 +86,16 @@ class Locks:
         refusal = self._strange(scope, headers, trusted)
         if refusal is None:
             key, refusal = self._let_in(scope, headers, trusted)
-            refusal = refusal or self._too_much(scope, headers, key)
+            refusal = refusal or self._too_much(scope, key)
         if refusal is not None:
             if refusal.status == 401 and _wants_page(scope, headers):
                 refusal = _to_login(scope)
-            await refused(refusal)(scope, receive, send)
+            await _worded(refusal, scope["path"])(scope, receive, send)
             return
-        upload = scope["path"] in _UPLOADS
-        reading = Reading(receive, self._context.limits, self._context.gate, upload=upload)
+        length = headers.get(b"content-length", b"0")[:20]
+        said = int(length) if length.isdigit() else 0
+        upload, context = scope["path"] in _UPLOADS, self._context
+        reading = Reading(receive, context.limits, context.gate, upload=upload, said=said)
         with self._inside(scope, reading):
             await self._app(scope, reading, send)
 
@@ -129,13 +135,7 @@ class Locks:
             return None, Refusal(401, "send one of the gateway's keys as a bearer token")
         return key, None
 
-    def _too_much(
-        self, scope: Scope, headers: dict[bytes, bytes], key: Key | None
-    ) -> Refusal | None:
-        length = headers.get(b"content-length", b"0")
-        most = self._context.limits.most(upload=scope["path"] in _UPLOADS)
-        if length.isdigit() and int(length[:20]) > most:
-            return too_large(most)
+    def _too_much(self, scope: Scope, key: Key | None) -> Refusal | None:
         if not _is_work(scope):
             return None
         refusal = self._context.gate.refusal(self._context.limits.queue)
@@ -185,6 +185,14 @@ class _Answer:
             if self._origin:
                 message["headers"] += origins.sharing_headers(self._origin)
         await self._send(message)
+
+
+def _worded(refusal: Refusal, path: str) -> Response:
+    """A refusal in the shape that the door's clients read."""
+    if not path.startswith(_PLAIN):
+        return refused(refusal)
+    headers, body = dict(refusal.headers), orjson.dumps({"error": refusal.message})
+    return Response(body, refusal.status, media_type="application/json", headers=headers)
 
 
 def _is_work(scope: Scope) -> bool:

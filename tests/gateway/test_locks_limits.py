@@ -63,10 +63,10 @@ async def test_a_body_of_pieces_is_refused_once_they_are_too_much(captioner: Cap
 async def test_a_file_that_is_uploaded_may_be_larger(captioner: Captioner) -> None:
     async with asking(Context(captioner, limits=Limits(body=1000, upload=2000))) as client:
         upload = await client.post("/v1/files", content=b"x" * 1500, headers=JSON)
-        too_large = await client.post("/v1/files", content=b"x" * 2500, headers=JSON)
+        chat = await client.post(CHAT, content=b"x" * 1500, headers=JSON)
 
     assert upload.status_code != 413
-    assert too_large.status_code == 413
+    assert chat.status_code == 413
 
 
 async def test_bodies_that_fill_the_memory_are_told_to_come_again(
@@ -105,6 +105,18 @@ async def test_more_than_the_queue_holds_is_told_to_come_again(
     assert second.json()["error"]["code"] == "queue_full"
     assert int(second.headers["retry-after"]) >= 1
     assert [looked.status_code, first.result().status_code, third.status_code] == [200] * 3
+
+
+async def test_a_refusal_has_the_shape_that_the_doors_clients_read(captioner: Captioner) -> None:
+    async with asking(Context(captioner, keys=Keyring.of(b"alpha"))) as client:
+        ollama = await client.post("/api/chat", content=b"{}", headers=JSON)
+        toolkit = await client.post("/caption", content=b"{}", headers=JSON)
+        openai = await client.post(CHAT, content=b"{}", headers=JSON)
+
+    assert [one.status_code for one in (ollama, toolkit, openai)] == [401] * 3
+    assert "bearer token" in ollama.json()["error"]
+    assert "bearer token" in toolkit.json()["error"]
+    assert "bearer token" in openai.json()["error"]["message"]
 
 
 async def test_each_key_has_a_rate_of_its_own(captioner: Captioner) -> None:
