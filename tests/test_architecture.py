@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "captioner": LEAF | {"prompts", "images", "fleet", "glitch", "task"},
     "job": LEAF | {"prompts", "images", "fleet", "glitch", "captioner", "sources", "outputs"},
     "server": LEAF | {"prompts", "fleet", "nano"},
-    "gateway": LEAF | {"prompts", "images", "fleet", "glitch", "captioner"},
+    "gateway": LEAF
+    | {"prompts", "images", "fleet", "glitch", "captioner", "sources", "job", "outputs"},
     "scale": LEAF | {"prompts", "images", "fleet", "glitch", "captioner"},
     "bench": LEAF | {"prompts", "images", "fleet", "captioner", "sources", "server"},
 }

@@ -16,6 +16,7 @@ from joycap_vllm.gateway.locks import Locks
 from joycap_vllm.gateway.openai import openai_routes
 from joycap_vllm.gateway.pages import static_routes
 from joycap_vllm.gateway.reply import Refusal, RefusedError, refusal_of, refused
+from joycap_vllm.gateway.review import review_routes
 
 
 def make_app(context: Context) -> Starlette:
@@ -30,6 +31,7 @@ def make_app(context: Context) -> Starlette:
     return Starlette(
         routes=[
             *openai_routes(context),
+            *review_routes(context),
             *static_routes(),
             Route("/health", health, methods=["GET"]),
         ],

@@ -1,0 +1,188 @@
+// The chosen caption: its picture, its words, and what can be done with them.
+
+import { chipOf } from "/static/review-grid.js";
+
+const $ = (id) => document.getElementById(id);
+
+export class Detail {
+  // `act(what, body)` sends a change and gives the answer; `say` tells a person something.
+  constructor({ api, act, say }) {
+    Object.assign(this, { api, act, say });
+    this.item = null;
+    this.offer = null;
+    this.asking = null;
+    this.saving = null;
+    this.text = $("caption");
+    this.text.addEventListener("input", () => this.mark());
+    this.text.addEventListener("blur", () => this.save());
+    $("save").addEventListener("click", () => this.save());
+    $("accept").addEventListener("click", () => this.accept());
+    $("again").addEventListener("click", () => this.ask());
+    $("take").addEventListener("click", () => this.take());
+    $("drop").addEventListener("click", () => this.drop());
+  }
+
+  get changed() {
+    return this.item !== null && this.text.value !== this.item.caption;
+  }
+
+  show(item) {
+    const same = this.item?.id === item.id;
+    const draft = same && this.changed ? this.text.value : null;
+    this.item = item;
+    if (!same) {
+      this.drop();
+      this.asking = null;
+      this.answered();
+      this.hideConflict();
+    }
+    $("detail").hidden = false;
+    $("name").textContent = item.key;
+    const address = this.api.picture(item, "large");
+    const large = $("large");
+    if (large.getAttribute("src") !== address) large.src = address;
+    large.alt = item.missing || `Picture ${item.key}`;
+    $("chip").textContent = chipOf(item);
+    $("chip").className = `chip ${item.outcome}`;
+    $("prompt-name").textContent = item.prompt === "caption" ? "" : item.prompt;
+    const why = [item.why, item.trouble, item.missing].filter(Boolean);
+    if (item.best) why.push(`The journal's text is another: ${item.best}`);
+    $("why").textContent = why.join(" ");
+    $("why").hidden = why.length === 0;
+    this.text.value = draft ?? item.caption;
+    this.text.readOnly = Boolean(item.trouble);
+    $("accept").disabled = item.outcome === "ok" || !item.caption || Boolean(item.trouble);
+    this.mark();
+  }
+
+  hide() {
+    this.item = null;
+    $("detail").hidden = true;
+  }
+
+  mark() {
+    $("save").disabled = !this.changed;
+  }
+
+  focus() {
+    this.text.focus();
+    this.text.setSelectionRange(this.text.value.length, this.text.value.length);
+  }
+
+  // Leaves the text as it was.
+  revert() {
+    if (this.item) this.text.value = this.item.caption;
+    this.mark();
+  }
+
+  async save() {
+    if (!this.changed || this.text.readOnly || !$("conflict").hidden) return;
+    if (!this.text.value.trim()) {
+      this.say("An empty text is no caption; it was not saved.");
+      this.revert();
+      return;
+    }
+    await this.change("edit", { text: this.text.value }, "Saved.");
+  }
+
+  async accept() {
+    if (!this.item || $("accept").disabled || this.changed) return this.save();
+    await this.change("edit", { text: this.item.caption, what: "accept" }, "Accepted.");
+  }
+
+  async change(what, body, done) {
+    const item = this.item;
+    const sent = { id: item.id, seen: item.seen, ...body };
+    this.saving = this.saving ?? this.act(what, sent, done).catch((error) => {
+      if (error.code !== "conflict" || !error.item) throw error;
+      if (this.item?.id === item.id) this.askWhich(error, what, body, done);
+      else this.say(`${item.key}: ${error.message}. Your words were not saved.`);
+    });
+    try {
+      await this.saving;
+    } catch (error) {
+      this.say(error.message);
+    } finally {
+      this.saving = null;
+    }
+  }
+
+  // Somebody else changed the file: whose words are to stay?
+  askWhich(error, what, body, done) {
+    const theirs = error.item;
+    this.choices(error.message, theirs.caption, "Take theirs", () => {
+      this.text.value = this.item.caption;
+      this.act("show", theirs);
+    }, "Write mine", () => {
+      this.item = { ...theirs };
+      this.change(what, body, done);
+    });
+  }
+
+  choices(why, text, first, onFirst, second, onSecond) {
+    $("conflict-why").textContent = why;
+    $("conflict-text").textContent = text;
+    $("conflict-text").hidden = !text;
+    $("theirs").textContent = first;
+    $("mine").textContent = second;
+    $("theirs").onclick = () => { this.hideConflict(); onFirst(); };
+    $("mine").onclick = () => { this.hideConflict(); onSecond(); };
+    $("conflict").hidden = false;
+    $("theirs").focus();
+  }
+
+  hideConflict() {
+    $("conflict").hidden = true;
+  }
+
+  async ask() {
+    if (!this.item || this.asking) return;
+    const item = this.item;
+    this.drop();
+    const asking = (this.asking = {});
+    $("again").disabled = true;
+    $("again").textContent = "Asking …";
+    try {
+      const sent = { id: item.id, type: $("type").value, length: $("length").value };
+      const offer = await this.api.post("again", sent);
+      if (this.asking === asking) this.put(offer);
+    } catch (error) {
+      if (this.asking === asking) this.say(error.message);
+    } finally {
+      if (this.asking === asking) this.asking = null;
+      this.answered();
+    }
+  }
+
+  answered() {
+    if (this.asking) return;
+    $("again").disabled = false;
+    $("again").textContent = "Ask";
+  }
+
+  put(offer) {
+    this.offer = offer;
+    $("offer-chip").textContent = chipOf({ ...offer, byHand: false });
+    $("offer-chip").className = `chip ${offer.outcome}`;
+    const tries = offer.attempts === 1 ? "1 attempt" : `${offer.attempts} attempts`;
+    $("offer-facts").textContent = [tries, offer.why].filter(Boolean).join(" · ");
+    $("offer-text").textContent = offer.caption || "There is no text.";
+    $("take").disabled = !offer.caption;
+    $("offer").hidden = false;
+    $("offer").scrollIntoView({ block: "nearest" });
+    this.say("There is a new answer.");
+  }
+
+  async take() {
+    if (!this.offer?.caption) return;
+    const { offer } = this.offer;
+    this.revert();
+    await this.change("take", { offer }, "The new answer is kept.");
+    this.drop();
+  }
+
+  drop() {
+    this.offer = null;
+    $("offer").hidden = true;
+  }
+}
