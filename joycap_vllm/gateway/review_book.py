@@ -227,7 +227,7 @@ class Book(ABC):
                     edit = edit_of(data)
                     if edit is not None:
                         at = data.get("t") or 0.0
-                        fresh.append(Done(item.key, item.prompt, at, edit, (path, offset)))
+                        fresh.append(Done(item.key, item.prompt, at, edit, state_of(data)))
         for done in sorted(fresh, key=lambda done: done.at):
             self.history.add(done)
 

@@ -217,7 +217,7 @@ class Desk:
 
 
 def _is_as_left(done: Done, item: Item, said: Said) -> bool:
-    return item.place == done.place and said.text == done.edit.after
+    return item.state == done.state and said.text == done.edit.after
 
 
 def facts_of(item: Item) -> dict[str, Any]:

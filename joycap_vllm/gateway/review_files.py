@@ -1,4 +1,4 @@
-"""Files below the roots, and nothing else: whatever a name or a link says, the real path decides."""
+"""Files below the roots and nothing else: whatever a name says, its real path decides."""
 
 from __future__ import annotations
 

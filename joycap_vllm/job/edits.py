@@ -69,14 +69,14 @@ class Done:
         key, prompt: The task.
         at: Seconds since 1970.
         edit: The edit.
-        place: The journal and the offset of its line.
+        state: What stood after it.
     """
 
     key: str
     prompt: str
     at: float
     edit: Edit
-    place: tuple[Path, int]
+    state: State
 
 
 def new_id() -> str:
@@ -156,7 +156,7 @@ def edit_of(data: Mapping[str, Any]) -> Edit | None:
     before, after = get("before"), get("after")
     if not (
         isinstance(name, str)
-        and what in _WHATS
+        and (what == "edit" or what == "accept" or what == "again" or what == "undo")
         and isinstance(undoes, str)
         and isinstance(before, str | None)
         and isinstance(after, str | None)
