@@ -93,7 +93,9 @@ class _Review:
         """`GET /review`: the books, or the only one."""
         await self._list()
         if len(self._books) == 1:
-            return RedirectResponse(f"/review/{next(iter(self._books))}", 303)
+            query = request.url.query
+            only = f"/review/{next(iter(self._books))}"
+            return RedirectResponse(f"{only}?{query}" if query else only, 303)
         roots = [escaped(root) for root in self._context.roots]
         books = list(self._books.values())
         return page(request, "review_shelf.html", books=books, roots=roots)
