@@ -102,7 +102,10 @@ class _Review:
 
     async def book(self, request: Request) -> Response:
         """`GET /review/BOOK`: the page."""
-        session = await self._session(request)
+        try:
+            session = await self._session(request)
+        except JoycapError as error:  # such as a job of an earlier version
+            return page(request, "review_shelf.html", trouble=str(error))
         types = [(row.name, row.title) for row in load_table().types]
         return page(
             request,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Item:
         place: The journal and the offset of its record.
         stem: The stem of its sidecars, where it is not the file's own.
         attempts: Requests so far.
+        counted: The state by which it is counted among the others.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Item:
     place: tuple[Path, int] | None = None
     stem: str | None = None
     attempts: int = 0
+    counted: State | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +77,34 @@ class Filter:
         return not self.text or self.text in state.caption.lower() or self.text in item.key.lower()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Facets:
     """How many captions there are of each sort."""
 
-    total: int
-    outcomes: dict[str, int]
-    glitches: dict[str, int]
-    prompts: dict[str, int]
-    edited: int
+    total: int = 0
+    edited: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    glitches: Counter[str] = field(default_factory=Counter)
+    prompts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, state: State, prompt: str, by: int) -> None:
+        """Counts a caption, or with -1 counts it no more."""
+        self.total += by
+        self.edited += by * state.by_hand
+        self.outcomes[state.outcome] += by
+        self.prompts[prompt] += by
+        if state.glitch and state.outcome != "ok":
+            self.glitches[state.glitch] += by
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, without what there is none of."""
+        return {
+            "total": self.total,
+            "edited": self.edited,
+            "outcomes": dict(+self.outcomes),
+            "glitches": dict(+self.glitches),
+            "prompts": dict(+self.prompts),
+        }
 
 
 class Book(ABC):
@@ -101,11 +123,11 @@ class Book(ABC):
         self.items: dict[str, Item] = {}
         self.history = History()
         self.lock = threading.RLock()
+        self.facets = Facets()
         self.read = 0  # captions read so far, while it is opened
         self._offsets: dict[Path, int] = {}
         self._changes = 0
         self._ordered: tuple[int, list[Item]] = (-1, [])
-        self._facets: tuple[int, Facets] | None = None
         self._views: OrderedDict[str, list[Item]] = OrderedDict()
         self._number = 0
 
@@ -185,27 +207,24 @@ class Book(ABC):
             self._views.move_to_end(view)
             return found[offset : offset + count]
 
-    def facets(self) -> Facets:
-        """Counts of all captions."""
-        with self.lock:
-            if self._facets is None or self._facets[0] != self._changes:
-                states = [item.state for item in self.items.values()]
-                self._facets = (
-                    self._changes,
-                    Facets(
-                        len(states),
-                        dict(Counter(state.outcome for state in states)),
-                        dict(Counter(s.glitch for s in states if s.glitch and s.outcome != "ok")),
-                        dict(Counter(item.prompt for item in self.items.values())),
-                        sum(state.by_hand for state in states),
-                    ),
-                )
-            return self._facets[1]
-
     def put(self, item: Item) -> None:
-        """Adds an item, or takes note that one has changed."""
+        """Adds an item, or takes note that its state has changed."""
+        self._uncount(item)
+        item.counted = item.state
+        self.facets.add(item.state, item.prompt, 1)
         self.items[item.id] = item
         self._changes += 1
+
+    def forget(self, item: Item) -> None:
+        """Leaves an item out."""
+        self._uncount(item)
+        self.items.pop(item.id, None)
+        self._changes += 1
+
+    def _uncount(self, item: Item) -> None:
+        if item.counted is not None:
+            self.facets.add(item.counted, item.prompt, -1)
+            item.counted = None
 
     def read_journals(self, known: Callable[[str, str], Item | None]) -> None:
         """Reads what journals have more than last time.
@@ -217,8 +236,9 @@ class Book(ABC):
         fresh: list[Done] = []
         for path in sorted(self.state.glob("journal-*.jsonl")):
             start = self._offsets.get(path, 0)
-            if path.stat().st_size < start:  # it is another file by now
-                start = 0
+            with contextlib.suppress(OSError):  # reading it will tell
+                if path.stat().st_size < start:  # it is another file by now
+                    start = 0
             for data, offset, after in read_on(path, start):
                 self._offsets[path] = after
                 item = known(data["key"], data["prompt"])

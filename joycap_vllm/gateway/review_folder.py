@@ -162,7 +162,8 @@ class FolderBook(Book):
     def _forget(self, key: str) -> None:
         name = id_of(key, PROMPT)
         self._sidecars.pop(name, None)
-        self.items.pop(name, None)
+        if name in self.items:
+            self.forget(self.items[name])
 
 
 def _folders(root: Path) -> Iterator[tuple[Path, int]]:

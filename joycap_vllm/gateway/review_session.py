@@ -81,18 +81,12 @@ class Session:
 
     def _status(self) -> dict[str, Any]:
         with self.book.lock:
-            facets, last = self.book.facets(), self.book.history.last()
+            facets, last = self.book.facets.as_json(), self.book.history.last()
             undos = len(self.book.history)
         busy = self.book.at_work()
         return {
             "state": "ready",
-            "facets": {
-                "total": facets.total,
-                "outcomes": facets.outcomes,
-                "glitches": facets.glitches,
-                "prompts": facets.prompts,
-                "edited": facets.edited,
-            },
+            "facets": facets,
             "undo": last and {"id": last.edit.id, "what": last.edit.what, "key": last.key},
             "undos": undos,
             "busy": "" if busy is None else f"A job is at work here ({busy.name}).",

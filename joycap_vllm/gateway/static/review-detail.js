@@ -12,6 +12,7 @@ export class Detail {
     this.offer = null;
     this.asking = null;
     this.saving = null;
+    this.drafts = new Map(); // words that could not be saved, by caption
     this.text = $("caption");
     this.text.addEventListener("input", () => this.mark());
     this.text.addEventListener("blur", () => this.save());
@@ -28,7 +29,9 @@ export class Detail {
 
   show(item) {
     const same = this.item?.id === item.id;
-    const draft = same && this.changed ? this.text.value : null;
+    if (this.changed && !same && !this.saving) this.drafts.set(this.item.id, this.text.value);
+    const draft = same && this.changed ? this.text.value : this.drafts.get(item.id);
+    this.drafts.delete(item.id);
     this.item = item;
     if (!same) {
       this.drop();
@@ -96,12 +99,14 @@ export class Detail {
     this.saving = this.saving ?? this.act(what, sent, done).catch((error) => {
       if (error.code !== "conflict" || !error.item) throw error;
       if (this.item?.id === item.id) this.askWhich(error, what, body, done);
-      else this.say(`${item.key}: ${error.message}. Your words were not saved.`);
+      else throw error;
     });
     try {
       await this.saving;
     } catch (error) {
-      this.say(error.message);
+      const gone = this.item?.id !== item.id;
+      if (gone && body.text) this.drafts.set(item.id, body.text);
+      this.say(gone ? `${item.key} was not saved, but is kept there: ${error.message}` : error.message);
     } finally {
       this.saving = null;
     }

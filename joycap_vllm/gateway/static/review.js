@@ -17,6 +17,7 @@ const api = new Api($("review").dataset.book);
 let view = "";
 let status = { undo: null, facets: null };
 let asked = 0;
+let loaded = Infinity; // captions that there were when the view was made
 
 function say(text) {
   $("say").textContent = text;
@@ -64,6 +65,9 @@ function tell(news) {
   $("busy").textContent = news.busy && `${news.busy} Captions can be looked at; changes wait until it has ended.`;
   $("busy").hidden = !news.busy;
   const { facets } = news;
+  const more = facets.total - loaded;
+  $("more").textContent = `Show ${more.toLocaleString()} new`;
+  $("more").hidden = more <= 0;
   options("outcome", "All outcomes", { ...pick(facets.outcomes), ...(facets.edited ? { edited: ["By hand", facets.edited] } : {}) });
   options("glitch", "All kinds", counted(facets.glitches));
   options("prompt", "All types", counted(facets.prompts));
@@ -101,6 +105,7 @@ async function load() {
       return;
     }
     view = found.view;
+    loaded = found.facets.total;
     tell(found);
     $("count").textContent = found.total === 1 ? "1 caption" : `${found.total.toLocaleString()} captions`;
     $("empty").textContent = found.facets.total ? "No caption is like that." : "There are no captions here yet.";
@@ -159,6 +164,7 @@ function step(by) {
 
 listen({ detail, grid, step, undo, close, isOpen, isPhone: () => PHONE.matches });
 $("undo").addEventListener("click", undo);
+$("more").addEventListener("click", load);
 $("back").addEventListener("click", close);
 $("previous").addEventListener("click", () => step(-1));
 $("next").addEventListener("click", () => step(1));
