@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from joycap_vllm.errors import ImageError, OutputError
+from joycap_vllm.errors import ImageError, JoycapError, OutputError
 from joycap_vllm.gateway.context import GONE, JSON, Context, json_body, while_connected
 from joycap_vllm.gateway.pages import page
 from joycap_vllm.gateway.reply import Refusal, RefusedError, refused
@@ -214,7 +214,7 @@ class _Review:
         """`POST /review/BOOK/leave`: an edit that is not to be taken back any more."""
         session = await self._open(request)
         body = await self._body(request, _Undo)
-        session.desk.drop(body.edit)
+        await asyncio.to_thread(session.desk.drop, body.edit)
         return _json(await session.status())
 
     async def _done(

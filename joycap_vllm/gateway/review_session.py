@@ -68,7 +68,7 @@ class Session:
 
     async def page(self, view: str, offset: int, count: int) -> list[dict[str, Any]] | None:
         """Some captions of a view; None where it is not kept any more."""
-        items = self.book.page(view, offset, min(count, MOST))
+        items = await asyncio.to_thread(self.book.page, view, offset, min(count, MOST))
         return None if items is None else await self.told(items)
 
     async def told(self, items: Iterable[Item]) -> list[dict[str, Any]]:

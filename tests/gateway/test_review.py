@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
+import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from joycap_vllm import Captioner
 from joycap_vllm.gateway.app import make_app
@@ -486,3 +492,50 @@ async def test_requests_that_make_no_sense_are_refused(review: Review, folder: P
         statuses = [reply.status_code for reply in replies]
         assert statuses == [400, 400, 404, 400, 400, 409, 415, 410, 400]
         assert all(reply.json()["error"]["message"] for reply in replies)
+
+
+fields = st.sampled_from(["id", "text", "seen", "what", "type", "length", "offer", "edit", "force"])
+values = st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.lists(st.none())
+asked = st.tuples(
+    st.sampled_from(["edit", "take", "undo", "leave"]),
+    st.dictionaries(fields, values | st.sampled_from(["ITEM", "as it is", "accept"])) | values,
+)
+looked = st.tuples(
+    st.sampled_from(["view", "items", "status", "picture/ITEM", "picture/", ""])
+    | st.text(max_size=9),
+    st.dictionaries(
+        st.sampled_from(["outcome", "text", "view", "offset", "count", "version", "side"]),
+        st.text(max_size=6) | st.sampled_from(["0", "1", "60", "999999999"]),
+    ),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(asked | looked, max_size=12))
+def test_no_request_breaks_the_gateway(requests: list[tuple[str, Any]]) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        make_job(Path(place), good=1, bad=1)
+        statuses = asyncio.run(_statuses(Path(place), requests))
+
+    assert all(status < 500 for status in statuses)
+
+
+async def _statuses(folder: Path, requests: list[tuple[str, Any]]) -> list[int]:
+    app = make_app(Context(Captioner("http://127.0.0.1:1/v1"), roots=(folder,)))
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        at = (await client.get("/review")).headers["location"]
+        view = (await client.get(f"{at}/view")).json()
+        while view["state"] != "ready":
+            view = (await client.get(f"{at}/view")).json()
+        item, found = view["items"][0]["id"], []
+        for path, body in requests:
+            if path in ("edit", "take", "undo", "leave"):
+                text = orjson.dumps(body).replace(b"ITEM", item.encode())
+                headers = {"Content-Type": "application/json"}
+                reply = await client.post(f"{at}/{path}", content=text, headers=headers)
+            else:
+                where = f"{at}/{quote(path.replace('ITEM', item))}"
+                reply = await client.get(where, params=body)
+            found.append(reply.status_code)
+        return found

@@ -280,7 +280,7 @@ async def test_a_folder_that_cannot_be_written_tells_so(tmp_path: Path) -> None:
     item = item_of(book, "a.png")
     (folder / "a.txt").unlink()
     (folder / "a.txt").mkdir()
-    with pytest.raises(Exception, match="regular file"):
+    with pytest.raises(Exception, match="Is a directory"):
         await Desk(book).change(Change(item, "edit", "Mine.", None))
     assert (folder / "a.txt").is_dir()
     shutil.rmtree(folder)
@@ -305,3 +305,17 @@ def test_the_latest_record_is_the_persons(tmp_path: Path) -> None:
     asyncio.run(Desk(book).change(Change(item, "edit", "Words.", None)))
 
     assert latest(tmp_path, "bad 0.png")["t"] == item.at
+
+
+async def test_a_caption_that_a_person_accepted_is_right_for_lint_too(tmp_path: Path) -> None:
+    job = make_job(tmp_path, good=1, bad=2)
+    (tmp_path / "bad 1.txt").write_text(LOOP.strip())
+    book = job_book(job)
+    await Desk(book).change(Change(item_of(book, "bad 0.png"), "accept", LOOP, None))
+    linted = joycap("lint", tmp_path)
+
+    rows = {Path(row["ref"]).name: row for row in map(orjson.loads, linted.stdout.splitlines())}
+    assert {name: row["ok"] for name, row in rows.items()} == {
+        "bad 0.txt": True, "bad 1.txt": True, "good 0.txt": True,
+    }  # fmt: skip
+    assert "accepted" in rows["bad 0.txt"]["why"]
