@@ -141,22 +141,29 @@ class Desk:
 
     @contextlib.asynccontextmanager
     async def _journal(self) -> Any:
-        """A journal of our own, held just as long as it takes, and nobody else at work."""
+        """A journal of our own, held just as long as it takes, and nobody else at work.
+
+        Both a job and we take a journal before we look for others, so one of two sees the other.
+        """
         book = self.book
+        await self._alone(None)  # a journal is not even made where that is in vain
         journal = await asyncio.to_thread(Journal, book.state)
         async with journal:
-            for left in reversed(range(_TRIES)):
-                other = await asyncio.to_thread(book.at_work, journal.path)
-                if other is None:
-                    break
-                if not left:
-                    raise BusyError(
-                        f"a job is at work on these captions ({other.name}); they can be looked "
-                        "at, and changed once it has ended"
-                    )
-                await asyncio.sleep(_WAIT)
+            await self._alone(journal.path)
             await asyncio.to_thread(book.read_on)
             yield journal
+
+    async def _alone(self, own: Path | None) -> None:
+        for left in reversed(range(_TRIES)):
+            other = await asyncio.to_thread(self.book.at_work, own)
+            if other is None:
+                return
+            if not left:
+                raise BusyError(
+                    f"a job is at work on these captions ({other.name}); they can be looked at, "
+                    "and changed once it has ended"
+                )
+            await asyncio.sleep(_WAIT)
 
     async def _put(
         self,

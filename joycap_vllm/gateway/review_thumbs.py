@@ -39,6 +39,7 @@ class Thumbs:
         workers = workers or min(os.cpu_count() or 1, 4)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="joycap-thumb")
         self._room = asyncio.Semaphore(workers)
+        self._making: dict[str, asyncio.Future[bytes]] = {}
         self._reasons: OrderedDict[str, str] = OrderedDict()
         self.made = 0
 
@@ -62,16 +63,24 @@ class Thumbs:
         kept = await loop.run_in_executor(None, _read, place)
         if kept is not None:
             return kept
-        async with self._room:  # whoever leaves while waiting here costs nothing
-            try:
-                return await loop.run_in_executor(
-                    self._threads, self._make, inside, path, side, place
-                )
-            except ImageError as error:
-                self._reasons[name] = str(error)
-                while len(self._reasons) > _REMEMBERED:
-                    self._reasons.popitem(last=False)
-                raise
+        if name not in self._making:
+            await self._room.acquire()  # whoever leaves while waiting here costs nothing
+            if name in self._making:  # somebody else was first
+                self._room.release()
+            else:
+                making = loop.run_in_executor(self._threads, self._make, inside, path, side, place)
+                self._making[name] = making
+                making.add_done_callback(lambda done: self._made(name, done))
+        return await asyncio.shield(self._making[name])
+
+    def _made(self, name: str, done: asyncio.Future[bytes]) -> None:
+        self._room.release()
+        self._making.pop(name, None)
+        error = None if done.cancelled() else done.exception()
+        if isinstance(error, ImageError):
+            self._reasons[name] = str(error)
+            while len(self._reasons) > _REMEMBERED:
+                self._reasons.popitem(last=False)
 
     def _make(self, inside: Inside, path: Path, side: int, place: Path) -> bytes:
         try:
@@ -110,6 +119,7 @@ def version_of(inside: Inside, path: Path) -> str:
 
 def placeholder(why: str) -> bytes:
     """A drawing that says why there is no picture."""
+    why = why[:1].upper() + why[1:]
     lines = textwrap.wrap(why, 30, max_lines=6) or ["no picture"]
     spans = "".join(
         f'<tspan x="160" dy="{20 if number else 0}">{html.escape(line)}</tspan>'

@@ -223,9 +223,11 @@ async def test_while_a_job_is_at_work_captions_can_only_be_looked_at(
         async with Journal(settings.state):
             refused = await reader.edit(item, "Mine.")
             busy = (await reader.view())["busy"]
+            journals = len(list(settings.state.glob("journal-*.jsonl")))
 
         assert (refused.status_code, refused.json()["error"]["code"]) == (409, "busy")
         assert "at work" in busy
+        assert journals == 2  # nothing is left of what was refused
         assert (await reader.edit(item, "Mine.")).status_code == 200
 
 
@@ -386,7 +388,7 @@ async def test_a_picture_that_cannot_be_read_is_drawn_with_the_reason(
     (folder / "good 0.png").write_bytes(b"not a picture")
     (folder / "good 1.png").unlink()
     async with review(folder) as reader:
-        for key, reason in (("good 0.png", "no picture"), ("good 1.png", "No such file")):
+        for key, reason in (("good 0.png", "It is no picture"), ("good 1.png", "No such file")):
             item = await reader.item(key)
             shown = await reader.client.get(f"{reader.at}/picture/{item['id']}")
 
@@ -495,7 +497,13 @@ async def test_requests_that_make_no_sense_are_refused(review: Review, folder: P
 
 
 fields = st.sampled_from(["id", "text", "seen", "what", "type", "length", "offer", "edit", "force"])
-values = st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.lists(st.none())
+values = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.text(max_size=8)
+    | st.lists(st.none())
+)
 asked = st.tuples(
     st.sampled_from(["edit", "take", "undo", "leave"]),
     st.dictionaries(fields, values | st.sampled_from(["ITEM", "as it is", "accept"])) | values,

@@ -78,7 +78,7 @@ async def test_a_glitched_caption_is_found_edited_and_the_edit_undone(
 
     await tab.reload()
     await tab.get_by_role("button", name="Undo").click()
-    await expect(tab.locator("#say")).to_have_text("Undone: bad 1.png")
+    await expect(tab.locator("#say")).to_have_text("Undone: bad 1.png.")
     assert not file.exists()
     assert latest(folder, "bad 1.png")["outcome"] == "glitched"
 
@@ -118,9 +118,9 @@ async def test_everything_goes_by_keys_alone(tab: Page, page_at: str, folder: Pa
     await expect(tab.locator("#say")).to_have_text("Saved.")
     assert (folder / "bad 1.txt").read_text() == "By keys."
     await press("Control+z")
-    await expect(tab.locator("#say")).to_have_text("Undone: bad 1.png")
+    await expect(tab.locator("#say")).to_have_text("Undone: bad 1.png.")
     await press("u")
-    await expect(tab.locator("#say")).to_have_text("Undone: bad 0.png")
+    await expect(tab.locator("#say")).to_have_text("Undone: bad 0.png.")
     assert not (folder / "bad 0.txt").exists()
 
     await press("r")

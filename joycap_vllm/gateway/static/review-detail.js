@@ -4,6 +4,11 @@ import { chipOf } from "/static/review-grid.js";
 
 const $ = (id) => document.getElementById(id);
 
+export function sentence(text) {
+  const end = /[.!?…]$/.test(text) || !text ? "" : ".";
+  return text.charAt(0).toUpperCase() + text.slice(1) + end;
+}
+
 export class Detail {
   // `act(what, body)` sends a change and gives the answer; `say` tells a person something.
   constructor({ api, act, say }) {
@@ -125,7 +130,7 @@ export class Detail {
   }
 
   choices(why, text, first, onFirst, second, onSecond) {
-    $("conflict-why").textContent = why;
+    $("conflict-why").textContent = sentence(why);
     $("conflict-text").textContent = text;
     $("conflict-text").hidden = !text;
     $("theirs").textContent = first;
@@ -133,7 +138,8 @@ export class Detail {
     $("theirs").onclick = () => { this.hideConflict(); onFirst(); };
     $("mine").onclick = () => { this.hideConflict(); onSecond(); };
     $("conflict").hidden = false;
-    $("theirs").focus();
+    $("conflict").scrollIntoView({ block: "nearest" });
+    $("theirs").focus({ preventScroll: true });
   }
 
   hideConflict() {

@@ -1,7 +1,7 @@
 // Review: the page's parts put together.
 
 import { Api } from "/static/review-api.js";
-import { Detail } from "/static/review-detail.js";
+import { Detail, sentence } from "/static/review-detail.js";
 import { Grid } from "/static/review-grid.js";
 import { listen } from "/static/review-keys.js";
 
@@ -20,7 +20,7 @@ let asked = 0;
 let loaded = Infinity; // captions that there were when the view was made
 
 function say(text) {
-  $("say").textContent = text;
+  $("say").textContent = sentence(text);
   clearTimeout(say.timer);
   say.timer = setTimeout(() => { $("say").textContent = ""; }, 6000);
 }
@@ -137,7 +137,7 @@ async function back(body, key) {
   } catch (error) {
     if (error.code !== "conflict" || !error.item) return say(error.message);
     open(error.item);
-    detail.choices(`${error.message}.`, error.item.caption, "Leave it", async () => {
+    detail.choices(error.message, error.item.caption, "Leave it", async () => {
       tell(await api.post("leave", { edit: body.edit }));
     }, "Undo anyway", () => back({ edit: body.edit, force: true }, key));
   }
