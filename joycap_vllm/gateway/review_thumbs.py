@@ -99,7 +99,8 @@ class Thumbs:
 
     def _keep(self, place: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):  # a cache that cannot be written is none
-            place.parent.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            place.parent.mkdir(exist_ok=True)
             temporary = place.with_suffix(f".{secrets.token_hex(4)}")
             temporary.write_bytes(data)
             temporary.replace(place)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,15 +42,19 @@ class Counted(Inside):
             yield found
 
 
-def rows_of(settings: Any, count: int) -> Iterator[dict[str, Any]]:
-    for number in range(count):
-        make = glitched if number % 33 == 0 else row
-        yield make(f"{number // 1000:03}/{number:06}.jpg", settings, caption=f"Caption {number}.")
+def write_many(settings: Any, count: int) -> None:
+    lines = [orjson.dumps(make("KEY", settings, caption="TEXT")) for make in (row, glitched)]
+    with write_journal(settings.sidecars.root, []).open("wb") as file:
+        for number in range(count):
+            line = lines[number % 33 == 0].replace(
+                b"KEY", b"%03d/%06d.jpg" % (number // 1000, number)
+            )
+            file.write(line.replace(b"TEXT", b"Caption %d." % number) + b"\n")
 
 
 async def test_a_page_of_a_hundred_thousand_looks_at_its_own_captions_only(tmp_path: Path) -> None:
     settings = job_of(tmp_path, [])
-    write_journal(tmp_path, rows_of(settings, MANY))
+    write_many(settings, MANY)
     inside = Counted([tmp_path])
     book = JobBook(load_job(settings.state), inside)
     session = Session(Found("1", "job", tmp_path, settings.state), book)

@@ -28,6 +28,7 @@ from joycap_vllm.job.stored import load_job
 
 from .reviewing import GOOD, LOOP, journal_rows, latest, make_job, picture
 from fault_server import FaultServer
+from forking import run_joycap
 
 NAMES = ("bad 0.png", "good 0.png", "good 1.png")
 
@@ -210,17 +211,11 @@ def test_killed_at_any_moment_no_edit_is_lost_or_half_written(tmp_path: Path, se
     assert sum(each.state.by_hand for each in book.items.values()) == len(book.items)
 
 
-def joycap(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    call = "from joycap_vllm.cli import main; main()"
-    command = [sys.executable, "-c", call, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=50)
-
-
 async def test_a_later_job_leaves_what_a_person_wrote(tmp_path: Path, server: FaultServer) -> None:
     for name in ("a.png", "b.png"):
         picture(tmp_path / name)
     where = ("--base-url", server.url, "--no-check")
-    assert joycap("caption", tmp_path, *where).returncode == 0
+    assert run_joycap(("caption", tmp_path, *where)).returncode == 0
     book = JobBook(load_job(tmp_path / ".joycap"), Inside([tmp_path]))
     book.refresh()
     await Desk(book).change(Change(item_of(book, "a.png"), "edit", "A person's words", None))
@@ -231,8 +226,8 @@ async def test_a_later_job_leaves_what_a_person_wrote(tmp_path: Path, server: Fa
         ("caption", tmp_path, "--again", "glitched", *where),
         ("retry", tmp_path, "--only", "glitched", *where),
     ):
-        joycap(*command)
-    exported = joycap("export", tmp_path, "--format", "jsonl")
+        run_joycap(command)
+    exported = run_joycap(("export", tmp_path, "--format", "jsonl"))
 
     assert exported.returncode == 0, exported.stderr
     assert len(server.asked) == asked
@@ -247,12 +242,12 @@ async def test_a_job_of_rows_takes_edits_into_its_journal_alone(
     picture(tmp_path / "a.png")
     out = tmp_path / "out.jsonl"
     where = ("--base-url", server.url, "--no-check", "--journal", tmp_path / ".joycap")
-    made = joycap("caption", tmp_path, "--format", "jsonl", "--out", out, *where)
+    made = run_joycap(("caption", tmp_path, "--format", "jsonl", "--out", out, *where))
     assert made.returncode == 0, made.stderr
     book = JobBook(load_job(tmp_path / ".joycap"), Inside([tmp_path]))
     book.refresh()
     await Desk(book).change(Change(item_of(book, "a.png"), "edit", "A person's words.", None))
-    joycap("export", tmp_path, "--format", "jsonl", "--out", out)
+    run_joycap(("export", tmp_path, "--format", "jsonl", "--out", out))
 
     assert not (tmp_path / "a.txt").exists()
     assert orjson.loads(out.read_bytes())["caption"] == "A person's words."
@@ -312,7 +307,7 @@ async def test_a_caption_that_a_person_accepted_is_right_for_lint_too(tmp_path: 
     (tmp_path / "bad 1.txt").write_text(LOOP.strip())
     book = job_book(job)
     await Desk(book).change(Change(item_of(book, "bad 0.png"), "accept", LOOP, None))
-    linted = joycap("lint", tmp_path)
+    linted = run_joycap(("lint", tmp_path))
 
     rows = {Path(row["ref"]).name: row for row in map(orjson.loads, linted.stdout.splitlines())}
     assert {name: row["ok"] for name, row in rows.items()} == {
