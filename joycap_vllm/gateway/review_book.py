@@ -165,6 +165,10 @@ class Book(ABC):
     def shown(self, item: Item, said: Said) -> str:
         """The caption that a person is shown and edits."""
 
+    def seen(self, _: Item, said: Said) -> str:
+        """A digest of what a sidecar says of an item, by which a change is noticed."""
+        return said.seen
+
     @abstractmethod
     def written(self, item: Item, text: str, said: Said) -> tuple[str, str | None]:
         """The caption as it is recorded, and all that its sidecar says then; None leaves it.

@@ -91,7 +91,7 @@ class Desk:
         item, book = change.item, self.book
         async with self._turn, self._journal() as journal:
             said = await asyncio.to_thread(self._said, item)
-            if change.seen is not None and said.seen != change.seen:
+            if change.seen is not None and book.seen(item, said) != change.seen:
                 raise ConflictError(
                     "the caption file was changed by something else since it was shown", said
                 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from joycap_vllm.errors import UsageError
 from joycap_vllm.gateway.review_book import Book, Item, id_of
-from joycap_vllm.gateway.review_files import Inside, Said
+from joycap_vllm.gateway.review_files import Inside, Said, digest
 from joycap_vllm.images import recipe_name
 from joycap_vllm.job.edits import State
 from joycap_vllm.job.homes import Homes
@@ -64,6 +64,12 @@ class JobBook(Book):
         if not line or line == self._dressed(item.prompt, item.state.caption):
             return item.state.caption
         return undress(line, self.job.sidecars.dressing)
+
+    def seen(self, item: Item, said: Said) -> str:
+        """Of a shared file only the item's own line counts: the others are kept as they are."""
+        if not self.job.sidecars.together or said.trouble:
+            return said.seen
+        return digest(self._lines(said).get(item.prompt, "").encode())
 
     def written(self, item: Item, text: str, said: Said) -> tuple[str, str | None]:
         """The text dressed as the job's captions are; a shared file keeps its other lines."""

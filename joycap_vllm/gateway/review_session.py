@@ -119,7 +119,7 @@ def _told(book: Book, item: Item) -> dict[str, Any]:
         "byHand": state.by_hand,
         "caption": text,
         "best": state.caption if state.caption != text else "",
-        "seen": "" if said is None else said.seen,
+        "seen": "" if said is None else book.seen(item, said),
         "trouble": "" if said is None else said.trouble,
         "attempts": item.attempts,
         "version": version,

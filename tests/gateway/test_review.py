@@ -292,10 +292,16 @@ async def test_a_shared_sidecar_keeps_its_other_line(review: Review, folder: Pat
     file = folder / "a.txt"
     file.write_text("\n".join(lines.values()))
     async with review(folder) as reader:
-        view = await reader.view(prompt=prose.name)
-        await reader.edit(view["items"][0], "Only a circle.")
+        items = {item["prompt"]: item for item in (await reader.view())["items"]}
+        await reader.edit(items[prose.name], "Only a circle.")
 
         assert file.read_text() == "red, circle, white background\nOnly a circle."
+        done = await reader.edit(items[tags.name], "circle")  # as seen before the other edit
+        assert (done.status_code, file.read_text()) == (200, "circle\nOnly a circle.")
+        file.write_text("square\nOnly a circle.")
+        assert (await reader.edit(done.json()["item"], "disc")).status_code == 409
+        file.write_text("circle\nOnly a circle.")
+        assert (await reader.undo()).status_code == 200
         assert (await reader.undo()).status_code == 200
         assert file.read_text() == "red, circle, white background\n" + GOOD
 

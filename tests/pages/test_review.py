@@ -142,6 +142,18 @@ async def test_everything_goes_by_keys_alone(tab: Page, page_at: str, folder: Pa
     await expect(tab.locator("#name")).to_have_text("good 1.png")
 
 
+async def test_keys_may_come_faster_than_answers(tab: Page, page_at: str, folder: Path) -> None:
+    make_job(folder, good=1, bad=6)
+    await tab.goto(page_at)
+    await expect(tab.get_by_label("Caption", exact=True)).to_have_value(LOOP)
+    for _ in range(6):
+        await tab.keyboard.press("a")
+        await tab.keyboard.press("j")
+    await expect(tab.get_by_role("option", name="ok · by hand")).to_have_count(6)
+
+    assert len(list(folder.glob("bad *.txt"))) == 6
+
+
 async def test_escape_leaves_the_text_as_it_was(tab: Page, page_at: str, folder: Path) -> None:
     make_job(folder)
     await tab.goto(page_at)
@@ -206,6 +218,7 @@ async def test_on_a_phone_a_caption_is_opened_edited_and_closed(
     await expect(page.locator("#name")).to_have_text("bad 1.png")
     await page.get_by_role("button", name="Back").tap()
     await expect(caption).to_be_hidden()
+    await expect(page.get_by_role("option", name="bad 0.png: ok · by hand")).to_be_visible()
     wide = await page.evaluate("document.documentElement.scrollWidth")
     await phone.close()
 

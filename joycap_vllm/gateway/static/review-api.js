@@ -32,7 +32,9 @@ export class Api {
 
   async post(what, body) {
     const headers = { "Content-Type": "application/json" };
-    const sent = { method: "POST", headers, body: JSON.stringify(body) };
+    const text = JSON.stringify(body);
+    const keepalive = text.length < 10000; // it arrives even if the page is left meanwhile
+    const sent = { method: "POST", headers, body: text, keepalive };
     return answered(await fetch(`${this.base}/${what}`, sent));
   }
 

@@ -16,7 +16,7 @@ export class Detail {
     this.item = null;
     this.offer = null;
     this.asking = null;
-    this.saving = null;
+    this.saving = new Map(); // changes on their way, by caption
     this.drafts = new Map(); // words that could not be saved, by caption
     this.text = $("caption");
     this.text.addEventListener("input", () => this.mark());
@@ -34,7 +34,7 @@ export class Detail {
 
   show(item) {
     const same = this.item?.id === item.id;
-    if (this.changed && !same && !this.saving) this.drafts.set(this.item.id, this.text.value);
+    if (this.changed && !same && !this.saving.has(this.item.id)) this.drafts.set(this.item.id, this.text.value);
     const draft = same && this.changed ? this.text.value : this.drafts.get(item.id);
     this.drafts.delete(item.id);
     this.item = item;
@@ -98,22 +98,27 @@ export class Detail {
     await this.change("edit", { text: this.item.caption, what: "accept" }, "Accepted.");
   }
 
-  async change(what, body, done) {
+  // One change of a caption at a time; what comes while one is on its way is the same one.
+  change(what, body, done) {
     const item = this.item;
-    const sent = { id: item.id, seen: item.seen, ...body };
-    this.saving = this.saving ?? this.act(what, sent, done).catch((error) => {
-      if (error.code !== "conflict" || !error.item) throw error;
-      if (this.item?.id === item.id) this.askWhich(error, what, body, done);
-      else throw error;
-    });
+    if (!this.saving.has(item.id)) {
+      const work = this.send(item, what, body, done).finally(() => this.saving.delete(item.id));
+      this.saving.set(item.id, work);
+    }
+    return this.saving.get(item.id);
+  }
+
+  async send(item, what, body, done) {
     try {
-      await this.saving;
+      await this.act(what, { id: item.id, seen: item.seen, ...body }, done);
     } catch (error) {
       const gone = this.item?.id !== item.id;
+      if (!gone && error.code === "conflict" && error.item) {
+        this.askWhich(error, what, body, done);
+        return;
+      }
       if (gone && body.text) this.drafts.set(item.id, body.text);
       this.say(gone ? `${item.key} was not saved, but is kept there: ${error.message}` : error.message);
-    } finally {
-      this.saving = null;
     }
   }
 
