@@ -20,6 +20,7 @@ from joycap_vllm.gateway.ollama import ollama_routes
 from joycap_vllm.gateway.openai import openai_routes
 from joycap_vllm.gateway.pages import static_routes
 from joycap_vllm.gateway.reply import Refusal, RefusedError, refusal_of, refused
+from joycap_vllm.gateway.review import review_routes
 from joycap_vllm.gateway.studio import studio_routes
 from joycap_vllm.gateway.toolkit import toolkit_routes
 
@@ -35,6 +36,7 @@ def make_app(context: Context) -> Starlette:
         *openai_routes(context, completions),
         *batch_routes(context),
         *studio_routes(context),
+        *review_routes(context),
         *static_routes(),
         *login_routes(context),
         *health_routes(context),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from joycap_vllm.errors import UsageError
 from joycap_vllm.glitch import Verdict, judge
-from joycap_vllm.job.authors import has_image, is_foreign
+from joycap_vllm.job.authors import has_image, is_accepted, is_foreign
 from joycap_vllm.job.guess import guess_style
 from joycap_vllm.job.lint import Bad, Findings, Notes
 from joycap_vllm.job.pool import in_order
@@ -287,7 +287,10 @@ def _foreign(lines: Sequence[str], bad: Sequence[int], look: Look) -> set[int]:
 def _judge(text: str, prompt: Prompt, look: Look) -> Verdict:
     plain = text if look.job is None else undress(text, look.job.sidecars.dressing)
     asked = None if prompt.template or prompt.choices else prompt.text
-    return judge(plain, style=prompt.style, prompt=asked, words=prompt.words)
+    verdict = judge(plain, style=prompt.style, prompt=asked, words=prompt.words)
+    if not verdict.ok and look.job is not None and is_accepted(text, look.job):
+        return Verdict(True, why="a person accepted it")
+    return verdict
 
 
 def _parts(text: str) -> list[str]:

@@ -10,10 +10,12 @@ import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import pybase64
 from PIL import Image
 
+from joycap_vllm.errors import ImageError
 from joycap_vllm.images import to_rgb
 
 _SIDE = 192  # pixels
@@ -34,17 +36,29 @@ def thumbnail(path: Path) -> str | None:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
             return None
-        with Image.open(path) as picture:
-            if picture.width * picture.height > _MOST_PIXELS:
-                return None
-            picture.draft("RGB", (2 * _SIDE, 2 * _SIDE))
-            small = to_rgb(picture)
-        small.thumbnail((_SIDE, _SIDE))
-        buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=80)
+        with path.open("rb") as file:
+            small = small_jpeg(file, _SIDE)
     except Exception:  # a decoder may raise anything at all on a damaged file
         return None
-    return "data:image/jpeg;base64," + pybase64.b64encode(buffer.getvalue()).decode()
+    return "data:image/jpeg;base64," + pybase64.b64encode(small).decode()
+
+
+def small_jpeg(file: BinaryIO, side: int) -> bytes:
+    """A JPEG of at most `side` pixels a side of a picture file.
+
+    Raises:
+        ImageError: The picture has too many pixels.
+        Exception: Whatever a decoder raises on a damaged file.
+    """
+    with Image.open(file) as picture:
+        if picture.width * picture.height > _MOST_PIXELS:
+            raise ImageError(f"it has {picture.width * picture.height / 1e6:.0f} million pixels")
+        picture.draft("RGB", (2 * side, 2 * side))
+        small = to_rgb(picture)
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
 
 
 def find_image(key: str, roots: Sequence[Path]) -> Path | None:

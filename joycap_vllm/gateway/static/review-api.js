@@ -1,0 +1,45 @@
+// What the page asks of the gateway.
+
+export class Refused extends Error {
+  constructor(status, body) {
+    super(body?.error?.message ?? `The gateway answered ${status}.`);
+    this.status = status;
+    this.code = body?.error?.code ?? "";
+    this.item = body?.item ?? null;
+  }
+}
+
+async function answered(reply) {
+  if (reply.status === 401) {
+    const here = location.pathname + location.search;
+    location.assign(`/login?next=${encodeURIComponent(here)}`);
+    return new Promise(() => {}); // the page is on its way out
+  }
+  const body = await reply.json().catch(() => null);
+  if (!reply.ok) throw new Refused(reply.status, body);
+  return body;
+}
+
+export class Api {
+  constructor(book) {
+    this.base = `/review/${book}`;
+  }
+
+  async get(what, values = {}, signal = undefined) {
+    const query = new URLSearchParams(values);
+    return answered(await fetch(`${this.base}/${what}?${query}`, { signal }));
+  }
+
+  async post(what, body) {
+    const headers = { "Content-Type": "application/json" };
+    const text = JSON.stringify(body);
+    const keepalive = text.length < 10000; // it arrives even if the page is left meanwhile
+    const sent = { method: "POST", headers, body: text, keepalive };
+    return answered(await fetch(`${this.base}/${what}`, sent));
+  }
+
+  picture(item, side) {
+    const query = new URLSearchParams({ side, version: item.version });
+    return `${this.base}/picture/${item.id}?${query}`;
+  }
+}

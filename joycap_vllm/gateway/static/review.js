@@ -1,0 +1,198 @@
+// Review: the page's parts put together.
+
+import { Api } from "/static/review-api.js";
+import { Detail, sentence } from "/static/review-detail.js";
+import { Grid } from "/static/review-grid.js";
+import { listen } from "/static/review-keys.js";
+
+const $ = (id) => document.getElementById(id);
+const FILTERS = ["outcome", "glitch", "prompt"];
+const OUTCOMES = { glitched: "Glitched", failed: "Failed", ok: "Ok" };
+const PHONE = matchMedia("(max-width: 760px)");
+const TYPING = 200; // milliseconds without a key before a search begins
+const POLL = 5000; // milliseconds between two looks at what a job is doing
+const READING = 500;
+
+const api = new Api($("review").dataset.book);
+let view = "";
+let status = { undo: null, facets: null };
+let asked = 0;
+let loaded = Infinity; // captions that there were when the view was made
+
+function say(text) {
+  $("say").textContent = sentence(text);
+  clearTimeout(say.timer);
+  say.timer = setTimeout(() => { $("say").textContent = ""; }, 6000);
+}
+
+const detail = new Detail({ api, act, say });
+
+const grid = new Grid($("pane"), $("grid"), {
+  picture: (item) => api.picture(item, "grid"),
+  fetchChunk: async (offset, count, signal) =>
+    (await api.get("items", { view, offset, count }, signal)).items,
+  onChoose: (item, byPointer) => {
+    detail.save();
+    if (!PHONE.matches || byPointer || isOpen()) open(item);
+  },
+  onFailure: (error) => {
+    if (error.code === "view") load();
+    else say(error.message);
+  },
+});
+
+// Sends a change, and shows what came of it.
+async function act(what, body, done = "") {
+  if (what === "show") return put(body);
+  const answer = await api.post(what, body);
+  put(answer.item);
+  tell(answer);
+  if (answer.trouble || done) say(answer.trouble || done);
+}
+
+function put(item) {
+  grid.update(item);
+  if (detail.item?.id === item.id) {
+    detail.item = { ...item, caption: detail.text.value }; // what was sent is no draft any more
+    detail.show(item);
+  }
+}
+
+function tell(news) {
+  status = news;
+  $("undo").disabled = !news.undo;
+  $("undo").title = news.undo ? `Undo ( u ): ${news.undo.what} of ${news.undo.key}` : "Undo ( u )";
+  $("busy").textContent = news.busy && `${news.busy} Captions can be looked at; changes wait until it has ended.`;
+  $("busy").hidden = !news.busy;
+  const { facets } = news;
+  const more = facets.total - loaded;
+  $("more").textContent = `Show ${more.toLocaleString()} new`;
+  $("more").hidden = more <= 0;
+  options("outcome", "All outcomes", { ...pick(facets.outcomes), ...(facets.edited ? { edited: ["By hand", facets.edited] } : {}) });
+  options("glitch", "All kinds", counted(facets.glitches));
+  options("prompt", "All types", counted(facets.prompts));
+}
+
+function pick(outcomes) {
+  const known = Object.keys(OUTCOMES).filter((name) => outcomes[name]);
+  return Object.fromEntries(known.map((name) => [name, [OUTCOMES[name], outcomes[name]]]));
+}
+
+function counted(counts) {
+  return Object.fromEntries(Object.entries(counts).map(([n, c]) => [n, [n.replaceAll("_", " "), c]]));
+}
+
+function options(id, all, entries) {
+  const select = $(id);
+  const chosen = select.value;
+  const made = Object.entries(entries).map(([name, [label, count]]) => new Option(`${label} (${count.toLocaleString()})`, name));
+  if (chosen && !(chosen in entries)) made.push(new Option(`${chosen.replaceAll("_", " ")} (0)`, chosen));
+  select.replaceChildren(new Option(all, ""), ...made);
+  select.value = chosen;
+}
+
+async function load() {
+  const mine = (asked += 1);
+  const wanted = Object.fromEntries(FILTERS.map((name) => [name, $(name).value]));
+  wanted.text = $("text").value;
+  remember(wanted);
+  try {
+    const found = await api.get("view", wanted);
+    if (mine !== asked) return;
+    if (found.state === "reading") {
+      $("count").textContent = `Reading … ${found.read.toLocaleString()}`;
+      setTimeout(() => { if (mine === asked) load(); }, READING);
+      return;
+    }
+    view = found.view;
+    loaded = found.facets.total;
+    tell(found);
+    $("count").textContent = found.total === 1 ? "1 caption" : `${found.total.toLocaleString()} captions`;
+    $("empty").textContent = found.facets.total ? "No caption is like that." : "There are no captions here yet.";
+    $("empty").hidden = found.total > 0;
+    detail.hide();
+    grid.reset(found.total, found.items);
+    if (found.total && !PHONE.matches) grid.choose(0);
+  } catch (error) {
+    say(error.message);
+  }
+}
+
+function remember(wanted) {
+  const some = Object.entries(wanted).filter(([, value]) => value);
+  const query = new URLSearchParams(some).toString();
+  history.replaceState(null, "", query ? `?${query}` : location.pathname);
+}
+
+async function undo() {
+  await detail.save();
+  if (!status.undo) return say("There is nothing to undo.");
+  const { id, key } = status.undo;
+  await back({ edit: id }, key);
+}
+
+async function back(body, key) {
+  try {
+    await act("undo", body, `Undone: ${key}`);
+  } catch (error) {
+    if (error.code !== "conflict" || !error.item) return say(error.message);
+    open(error.item);
+    detail.choices(error.message, error.item.caption, "Leave it", async () => {
+      tell(await api.post("leave", { edit: body.edit }));
+    }, "Undo anyway", () => back({ edit: body.edit, force: true }, key));
+  }
+}
+
+function isOpen() {
+  return $("review").classList.contains("open");
+}
+
+function open(item) {
+  detail.show(item);
+  $("review").classList.add("open");
+}
+
+async function close() {
+  await detail.save();
+  $("review").classList.remove("open");
+  $("grid").focus({ preventScroll: true });
+}
+
+function step(by) {
+  grid.choose(grid.chosen < 0 ? 0 : grid.chosen + by);
+}
+
+listen({ detail, grid, step, undo, close, isOpen, isPhone: () => PHONE.matches });
+$("undo").addEventListener("click", undo);
+$("more").addEventListener("click", load);
+$("back").addEventListener("click", close);
+$("previous").addEventListener("click", () => step(-1));
+$("next").addEventListener("click", () => step(1));
+$("keys").addEventListener("click", () => $("help").showModal());
+$("tools").addEventListener("submit", (event) => { event.preventDefault(); load(); });
+for (const name of FILTERS) $(name).addEventListener("change", load);
+$("text").addEventListener("input", () => {
+  clearTimeout(load.timer);
+  load.timer = setTimeout(load, TYPING);
+});
+addEventListener("beforeunload", (event) => { if (detail.changed || detail.saving.size) event.preventDefault(); });
+
+setInterval(async () => {
+  if (document.hidden || !view) return;
+  try {
+    tell(await api.get("status"));
+  } catch (error) {
+    say(error.message);
+  }
+}, POLL);
+
+const given = new URLSearchParams(location.search);
+for (const name of FILTERS) {
+  const value = given.get(name);
+  if (!value) continue;
+  $(name).append(new Option(value.replaceAll("_", " "), value));
+  $(name).value = value;
+}
+$("text").value = given.get("text") ?? "";
+$("grid").focus({ preventScroll: true });
+load();
