@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from joycap_vllm.captioner import Captioner, Outcome
@@ -40,13 +41,17 @@ class Completions:
 
     def __init__(self, captioner: Captioner, rules: WebRules = RULES) -> None:
         self.captioner = captioner
-        self._pictures = Pictures(captioner.pool, rules)
+        self._rules = rules
 
     @property
     def served(self) -> list[str]:
         """The names of the models that the fleet serves."""
         members = self.captioner.fleet.members
         return list(dict.fromkeys(station.endpoint.abilities.model for station in members))
+
+    @cached_property
+    def _pictures(self) -> Pictures:
+        return Pictures(self.captioner.pool, self._rules)
 
     def close(self) -> None:
         """Ends what fetches pictures."""

@@ -257,7 +257,7 @@ class Plan:
             return False
         if record.fingerprint != self._fingerprints[prompt.name]:
             return False
-        if self._is_asked_again(record.outcome, record.glitch):
+        if self._is_asked_again(record.outcome, record.glitch) and not record.by_hand:
             return False
         return record.outcome == "failed" or _same_size(record.size, size)
 
@@ -270,7 +270,7 @@ class Plan:
         record = self.records.get((planned.image.key, name))
         if record is None or not self._is_asked_again(record.outcome, record.glitch):
             return ""
-        return record.caption()
+        return "" if record.by_hand else record.caption()
 
     def _draw(self, count: int) -> frozenset[str]:
         part, parts = self.settings.shard

@@ -70,6 +70,12 @@ class Record:
         return self.whole().get("caption") or ""
 
     @property
+    def by_hand(self) -> bool:
+        """Whether a person put it so, in Review."""
+        review = self.whole().get("review")
+        return isinstance(review, dict) and review.get("by_hand") is True
+
+    @property
     def stem(self) -> str | None:
         """The stem of the task's sidecars, where it is not the file's own."""
         return self.whole().get("stem") if self.named else None

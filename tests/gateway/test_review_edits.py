@@ -227,10 +227,12 @@ async def test_a_later_job_leaves_what_a_person_wrote(tmp_path: Path, server: Fa
         ("retry", tmp_path, "--only", "glitched", *where),
     ):
         run_joycap(command)
+    assert len(server.asked) == asked
+    run_joycap(("caption", tmp_path, "--again", "all", *where))
     exported = run_joycap(("export", tmp_path, "--format", "jsonl"))
 
     assert exported.returncode == 0, exported.stderr
-    assert len(server.asked) == asked
+    assert len(server.asked) == asked + 1
     assert (tmp_path / "a.txt").read_text() == "A person's words"
     rows = [orjson.loads(line) for line in (tmp_path / "captions.jsonl").read_bytes().splitlines()]
     assert {row["key"]: row for row in rows}["a.png"]["caption"] == "A person's words"
