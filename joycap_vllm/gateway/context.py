@@ -14,8 +14,8 @@ from joycap_vllm.captioner import Captioner
 from joycap_vllm.gateway.gate import Gate, OverError, too_large
 from joycap_vllm.gateway.keys import Keyring
 from joycap_vllm.gateway.limits import Limits
-from joycap_vllm.gateway.login import Sessions
 from joycap_vllm.gateway.reply import RefusedError
+from joycap_vllm.gateway.sessions import Sessions
 
 if TYPE_CHECKING:
     from joycap_vllm.gateway.batches import Batches

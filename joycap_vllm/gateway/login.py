@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 from urllib.parse import parse_qs
 
 from starlette.requests import Request, cookie_parser
@@ -14,49 +10,15 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
+from joycap_vllm.gateway.context import Context
 from joycap_vllm.gateway.gate import Buckets, OverError
 from joycap_vllm.gateway.keys import Key
 from joycap_vllm.gateway.pages import page
 from joycap_vllm.gateway.reply import Refusal, RefusedError
+from joycap_vllm.gateway.sessions import LASTS
 
-if TYPE_CHECKING:
-    from joycap_vllm.gateway.context import Context
-
-_LASTS = 7 * 86_400  # seconds
-_MOST_SESSIONS = 4096
 _MOST_FORM = 16 << 10  # bytes
 _FAILURES = (1 / 6, 10)  # a second, and at once, from one address
-
-
-class Sessions:
-    """Who is logged in. Tokens are kept as digests; a session ends with its key.
-
-    Args:
-        clock: Seconds.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._open: dict[bytes, tuple[bytes, float]] = {}
-
-    def begin(self, key: Key) -> str:
-        """A new session's token; the oldest session ends where there are too many."""
-        token = secrets.token_urlsafe(32)
-        self._open[_digest(token)] = (key.secret, self._clock() + _LASTS)
-        if len(self._open) > _MOST_SESSIONS:
-            del self._open[next(iter(self._open))]
-        return token
-
-    def secret(self, token: str) -> bytes | None:
-        """The key that a token stands for; None where it stands for none by now."""
-        found = self._open.get(_digest(token))
-        if found is None or found[1] < self._clock():
-            return None
-        return found[0]
-
-    def end(self, token: str) -> None:
-        """Ends a session."""
-        self._open.pop(_digest(token), None)
 
 
 def cookie_key(scope: Scope, headers: Mapping[bytes, bytes], context: Context) -> Key | None:
@@ -104,7 +66,7 @@ class _Login:
         answer.set_cookie(
             _name(request.scope),
             self._context.sessions.begin(key),
-            max_age=_LASTS,
+            max_age=LASTS,
             httponly=True,
             samesite="strict",
             secure=request.url.scheme == "https",
@@ -163,7 +125,3 @@ def _name(scope: Scope) -> str:
 
 def _token(scope: Scope, headers: Mapping[bytes, bytes]) -> str:
     return cookie_parser(headers.get(b"cookie", b"").decode("latin-1")).get(_name(scope), "")
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "replace")).digest()

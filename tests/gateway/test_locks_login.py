@@ -11,7 +11,8 @@ import pytest
 from joycap_vllm import Captioner
 from joycap_vllm.gateway.context import Context
 from joycap_vllm.gateway.keys import Key, Keyring
-from joycap_vllm.gateway.login import Sessions, local_path
+from joycap_vllm.gateway.login import local_path
+from joycap_vllm.gateway.sessions import Sessions
 
 from .locking import CHAT, JSON, asking, body, served
 
