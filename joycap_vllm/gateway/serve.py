@@ -19,6 +19,7 @@ from joycap_vllm.errors import MissingExtraError, OutputError, UsageError
 from joycap_vllm.gateway.keys import Keyring, KeysFile
 from joycap_vllm.gateway.limits import Limits
 from joycap_vllm.gateway.roots import existing_roots
+from joycap_vllm.job.collecting import seldom_collecting
 
 if TYPE_CHECKING:
     from joycap_vllm.gateway.batches import Batches
@@ -118,7 +119,7 @@ async def _serve(
     from joycap_vllm.gateway.app import make_app
     from joycap_vllm.gateway.completions import Completions
     from joycap_vllm.gateway.context import Context
-    from joycap_vllm.gateway.server import make_server, seldom_collecting
+    from joycap_vllm.gateway.server import make_server
 
     Image.MAX_IMAGE_PIXELS = None  # pictures are held against --max-pixels before they are read
     patient = replace(options.captioner.fleet, patience=_PATIENCE)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
 import time
-from collections.abc import Iterator
 from types import FrameType
 
 import uvicorn
@@ -18,7 +15,6 @@ from joycap_vllm.gateway.gate import Gate
 
 _DRAIN = 30.0  # seconds that requests in flight get to end
 _CLOSE = 5  # seconds for connections to close after that
-_YOUNG = 20_000  # objects between two looks for garbage
 
 
 class GatewayServer(uvicorn.Server):
@@ -80,18 +76,3 @@ def make_server(app: ASGIApp, context: Context, *, keep_alive: int) -> GatewaySe
         timeout_graceful_shutdown=_CLOSE,
     )
     return GatewayServer(config, context.gate)
-
-
-@contextlib.contextmanager
-def seldom_collecting() -> Iterator[None]:
-    """Spares the garbage collector what lives as long as the gateway, and most of its looks at what
-    is in flight, as a job does."""
-    usual = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_YOUNG, *usual[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
-        gc.unfreeze()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import shlex
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from joycap_vllm.captioner import Attempt, Captioner, Outcome
 from joycap_vllm.errors import ImageError, JoycapError, NoEndpointError
 from joycap_vllm.images import Picture, Prepared
 from joycap_vllm.job.agenda import Agenda
+from joycap_vllm.job.collecting import seldom_collecting
 from joycap_vllm.job.filling import values_for
 from joycap_vllm.job.journal import Journal, make_line
 from joycap_vllm.job.plan import Plan, PlannedImage, handed_out
@@ -29,7 +28,6 @@ from joycap_vllm.prompts import Prompt, ask
 
 _GRACE = 0.5  # seconds
 _LOOK = 0.25  # seconds between two looks of those who show the progress
-_YOUNG = 20_000  # objects between two looks for garbage
 
 
 class Watcher(Protocol):
@@ -81,7 +79,7 @@ async def run_job(
         work = asyncio.create_task(job.feed(stop))
         hurry = asyncio.create_task(stop.twice())
         try:
-            with _seldom_collecting():
+            with seldom_collecting():
                 await asyncio.wait({work, hurry}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (ticker, hurry, work):
@@ -93,21 +91,6 @@ async def run_job(
             watch(progress)
         if not work.cancelled():
             work.result()
-
-
-@contextlib.contextmanager
-def _seldom_collecting() -> Iterator[None]:
-    """Spares the garbage collector what lives as long as the job, and most of its looks at what is
-    in flight: thousands of requests at once cost it half as much as all the rest does."""
-    usual = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_YOUNG, *usual[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
-        gc.unfreeze()
 
 
 async def _tick(job: _Run, stop: Stop, watch: Watcher, say: Callable[[str], None]) -> None:

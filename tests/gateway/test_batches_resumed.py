@@ -7,7 +7,6 @@ import contextlib
 import io
 import signal
 import socket
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -25,6 +24,8 @@ from joycap_vllm.gateway.batches_store import Batch, Store, new_id
 from joycap_vllm.gateway.completions import Completions
 from joycap_vllm.gateway.serve import _batches
 
+from .commands import command
+
 URL = "/v1/chat/completions"
 Ask = Callable[..., Any]
 
@@ -34,15 +35,8 @@ async def gateway(upstream: str, state: Path) -> AsyncIterator[Any]:
     """The command as a process, and a client of it."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "from joycap_vllm.cli import main; main()",
-        "gateway",
-        *("--port", port, "--base-url", upstream, "--no-check", "--state", str(state)),
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
+    flags = ("--port", port, "--base-url", upstream, "--no-check", "--state", state)
+    async with command(*flags) as process:
         assert process.stderr is not None
         async for line in process.stderr:
             if b"listening on" in line:
@@ -50,10 +44,6 @@ async def gateway(upstream: str, state: Path) -> AsyncIterator[Any]:
         url = line.decode().split()[-1]
         async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
             yield process, client
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 def lines(ask: Ask, count: int) -> bytes:

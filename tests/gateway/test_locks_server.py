@@ -19,8 +19,9 @@ from joycap_vllm.gateway import GatewayOptions, serve_gateway
 from joycap_vllm.gateway.context import Context
 from joycap_vllm.gateway.keys import Keyring
 
+from .commands import command
 from .locking import CHAT, JSON, asking, body, served
-from .test_serve import command, free_port, line_with
+from .test_serve import free_port, line_with
 
 Ask = Callable[..., Any]
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from joycap_vllm.errors import MissingExtraError, UsageError
 from joycap_vllm.gateway import GatewayOptions, serve_gateway
 from joycap_vllm.gateway.serve import is_loopback
 
+from .commands import command
+
 CAPTION = "A red circle lies in the middle of a plain white ground."
 
 
@@ -25,24 +26,6 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
-
-
-@contextlib.asynccontextmanager
-async def command(*flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "from joycap_vllm.cli import main; main()",
-        "gateway",
-        *flags,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 async def line_with(process: asyncio.subprocess.Process, words: str) -> str:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import socket
-import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +14,13 @@ from PIL import Image
 from joycap_vllm.errors import UsageError
 from joycap_vllm.gateway import Defaults, toolkit_defaults
 
+from .commands import command
+
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
-
-
-@contextlib.asynccontextmanager
-async def command(
-    *flags: str | Path, **variables: str
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "from joycap_vllm.cli import main; main()",
-        "gateway",
-        *map(str, flags),
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **variables},
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 async def said_until(process: asyncio.subprocess.Process, words: str) -> str:
