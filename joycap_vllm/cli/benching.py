@@ -27,7 +27,7 @@ from joycap_vllm.bench import (
     given_pictures,
 )
 from joycap_vllm.captioner import CaptionerOptions
-from joycap_vllm.cli.launched import urls_of
+from joycap_vllm.cli.launched import fleet_of
 from joycap_vllm.cli.options import api_key
 from joycap_vllm.cli.running import INTERRUPTED, Death, serving, unless
 from joycap_vllm.cli.talk import say
@@ -105,7 +105,7 @@ def options_of(flags: BenchFlags) -> BenchOptions:
     )
     levels = _levels(flags)
     return BenchOptions(
-        urls=tuple(urls_of(flags.base_urls)),
+        urls=tuple(fleet_of(flags.base_urls)),
         captioner=captioner,
         prompt=build_prompt(flags.type_name, sampling=Sampling(max_tokens=flags.max_tokens)),
         levels=levels,

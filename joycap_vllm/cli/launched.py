@@ -32,10 +32,34 @@ def urls_of(given: list[str] | None) -> list[str]:
     """The servers to look at: those named, else those that `joycap serve` runs here, else the
     usual address."""
     from joycap_vllm.captioner import DEFAULT_URL
+
+    return given or [url for url, _ in _running()] or [DEFAULT_URL]
+
+
+def fleet_of(given: list[str] | None) -> list[str]:
+    """As `urls_of`, for work that one model must do.
+
+    Raises:
+        UsageError: Several models run here, and none of the servers is named.
+    """
+    from joycap_vllm.errors import UsageError
+
+    if not given and len(models := {model for _, model in _running()}) > 1:
+        told = "; ".join(f"{url} has {model}" for url, model in _running())
+        raise UsageError(f"{len(models)} models run here, --base-url chooses: {told}")
+    return urls_of(given)
+
+
+def _running() -> list[tuple[str, str]]:
+    """The servers of this machine that are ready or will be, each with its model."""
     from joycap_vllm.server import launches
 
-    running = [server.url for launch in launches() for server in launch.servers]
-    return given or running or [DEFAULT_URL]
+    return [
+        (server.url, launch.model)
+        for launch in launches()
+        for server in launch.servers
+        if server.state.value in ("starting", "ready", "died")
+    ]
 
 
 async def started(urls: Iterable[str], say: Callable[[str], None]) -> None:

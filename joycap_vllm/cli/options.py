@@ -177,9 +177,9 @@ def _is_no_unicode(text: str) -> bool:
 
 def urls_of(flags: AskFlags) -> tuple[str, ...]:
     """The fleet, but for those that --endpoints names."""
-    from joycap_vllm.cli.launched import urls_of as launched_urls_of
+    from joycap_vllm.cli.launched import fleet_of
 
-    return () if flags.endpoints and not flags.base_urls else (*launched_urls_of(flags.base_urls),)
+    return () if flags.endpoints and not flags.base_urls else (*fleet_of(flags.base_urls),)
 
 
 def captioner_of(flags: AskFlags) -> CaptionerOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +13,15 @@ from joycap_vllm.server import Change, Record, State
 
 from fault_server import FaultServer
 from forking import run_joycap
+
+OTHER = """
+import time
+from joycap_vllm.server import Record
+with Record("another model") as record:
+    record.begin("http://127.0.0.1:9/v1")
+    print("there", flush=True)
+    time.sleep(60)
+"""
 
 
 def in_state(server: FaultServer, state: State) -> Change:
@@ -55,3 +65,23 @@ def test_without_any_server_the_way_out_is_told(tmp_path: Path) -> None:
 
     assert done.returncode == 3
     assert "`joycap serve` starts a server here, and --base-url names another" in done.stderr
+
+
+def test_of_several_models_that_run_here_one_must_be_chosen(
+    tmp_path: Path, server: FaultServer
+) -> None:
+    make_pictures(tmp_path, 1)
+    elsewhere = subprocess.Popen([sys.executable, "-c", OTHER], stdout=subprocess.PIPE, text=True)
+    assert elsewhere.stdout is not None
+    elsewhere.stdout.readline()
+    try:
+        with Record("a model") as record:
+            record.note(in_state(server, State.READY))
+            unclear = run_joycap(["caption", str(tmp_path)])
+            joycap("caption", tmp_path, "--base-url", server.url, "--no-check")
+    finally:
+        elsewhere.kill()
+        elsewhere.communicate()
+
+    assert unclear.returncode == 2
+    assert "2 models run here, --base-url chooses" in unclear.stderr
