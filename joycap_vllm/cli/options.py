@@ -176,9 +176,12 @@ def _is_no_unicode(text: str) -> bool:
 
 
 def urls_of(flags: AskFlags) -> tuple[str, ...]:
-    """The fleet, but for those that --endpoints names."""
+    """The fleet, but for those that --endpoints names and --serve will start."""
+    from joycap_vllm.captioner import DEFAULT_URL
     from joycap_vllm.cli.launched import fleet_of
 
+    if flags.serve is not None:
+        return (DEFAULT_URL,)  # until its servers have ports
     return () if flags.endpoints and not flags.base_urls else (*fleet_of(flags.base_urls),)
 
 
