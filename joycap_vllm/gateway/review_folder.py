@@ -87,11 +87,13 @@ class FolderBook(Book):
         return item.state.caption
 
     def written(self, _: Item, text: str, said: Said) -> tuple[str, str | None]:
-        """The text as it was typed; the file keeps its last line break."""
+        """The text as it was typed; the file keeps its kind of line breaks, and its last one."""
         caption = text.replace("\r\n", "\n").strip()
         if not caption:
             raise UsageError("an empty text is no caption")
-        return caption, caption + ("\n" if (said.text or "").endswith("\n") else "")
+        whole, before = caption + "\n", said.text or ""
+        whole = whole if before.endswith("\n") else caption
+        return caption, whole.replace("\n", "\r\n") if "\r\n" in before else whole
 
     def fingerprint(self, _: Item) -> str:
         """None: nobody knows what was asked."""
@@ -161,7 +163,6 @@ class FolderBook(Book):
 
     def _forget(self, key: str) -> None:
         name = id_of(key, PROMPT)
-        self._sidecars.pop(name, None)
         if name in self.items:
             self.forget(self.items[name])
 
@@ -231,4 +232,4 @@ def judged(text: str) -> tuple[str, str | None, str]:
 
 
 def _plain(said: Said) -> str:
-    return (said.text or "").removeprefix("\ufeff").strip()
+    return (said.text or "").removeprefix("\ufeff").replace("\r\n", "\n").strip()

@@ -256,7 +256,7 @@ class Plan:
         if self.settings.only is not None:
             return False
         if record.fingerprint != self._fingerprints[prompt.name]:
-            return False
+            return record.by_hand and _same_size(record.size, size)
         if self._is_asked_again(record.outcome, record.glitch) and not record.by_hand:
             return False
         return record.outcome == "failed" or _same_size(record.size, size)

@@ -316,3 +316,31 @@ async def test_a_caption_that_a_person_accepted_is_right_for_lint_too(tmp_path: 
         "bad 0.txt": True, "bad 1.txt": True, "good 0.txt": True,
     }  # fmt: skip
     assert "accepted" in rows["bad 0.txt"]["why"]
+
+
+async def test_line_breaks_of_windows_are_no_news_and_stay(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    caption = tmp_path / "a.txt"
+    caption.write_bytes(b"A boat\r\non a lake.\r\n")
+    book = FolderBook(tmp_path, Inside([tmp_path]))
+    book.refresh()
+    item = item_of(book, "a.png")
+    shown = item.state.caption
+    await Desk(book).change(Change(item, "edit", "A ship\non a lake.", None))
+
+    assert shown == "A boat\non a lake."
+    assert caption.read_bytes() == b"A ship\r\non a lake.\r\n"
+
+
+async def test_a_caption_whose_picture_was_deleted_meanwhile_can_still_be_told(
+    tmp_path: Path,
+) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("A boat.")
+    book = FolderBook(tmp_path, Inside([tmp_path]))
+    book.refresh()
+    item = item_of(book, "a.png")
+    (tmp_path / "a.png").unlink()
+    book.forget(item)
+
+    assert book.sidecar_of(item) == tmp_path / "a.txt"

@@ -9,6 +9,9 @@ export function sentence(text) {
   return text.charAt(0).toUpperCase() + text.slice(1) + end;
 }
 
+// A text field knows one kind of line break only.
+const asShown = (text) => text.replace(/\r\n?/g, "\n");
+
 export class Detail {
   // `act(what, body)` sends a change and gives the answer; `say` tells a person something.
   constructor({ api, act, say }) {
@@ -29,7 +32,7 @@ export class Detail {
   }
 
   get changed() {
-    return this.item !== null && this.text.value !== this.item.caption;
+    return this.item !== null && this.text.value !== asShown(this.item.caption);
   }
 
   show(item) {
@@ -64,6 +67,7 @@ export class Detail {
   }
 
   hide() {
+    if (this.changed) this.drafts.set(this.item.id, this.text.value);
     this.item = null;
     $("detail").hidden = true;
   }

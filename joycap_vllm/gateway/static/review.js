@@ -175,7 +175,7 @@ $("text").addEventListener("input", () => {
   clearTimeout(load.timer);
   load.timer = setTimeout(load, TYPING);
 });
-addEventListener("beforeunload", (event) => { if (detail.changed || detail.saving.size) event.preventDefault(); });
+addEventListener("beforeunload", (event) => { if (detail.changed || detail.saving.size || detail.drafts.size) event.preventDefault(); });
 
 setInterval(async () => {
   if (document.hidden || !view) return;
