@@ -15,6 +15,7 @@ from joycap_vllm.prompts.prompt import Choice, Prompt
 
 VARIABLES = ("tags", "directory", "stem", "caption")
 _VARIABLE = re.compile(r"\{([^\W\d][\w .-]{0,63})\}")
+_PASSES = 3  # what is nested deeper was made to be, and is broken as it stands
 _SPECIAL = re.compile(r"<\|([^|<>]{0,64})\|>")
 _PLACEHOLDER = re.compile(r"<(/?)(image|s)>", re.IGNORECASE)
 
@@ -31,8 +32,11 @@ def harmless(text: str) -> str:
     File names, tags and existing captions come from anywhere; `<|eot_id|>` in one of them would
     end the question, and an image token would break the request.
     """
-    while _SPECIAL.search(text) or _PLACEHOLDER.search(text):
+    for _ in range(_PASSES):
+        if not (_SPECIAL.search(text) or _PLACEHOLDER.search(text)):
+            break
         text = _PLACEHOLDER.sub(r"\1\2", _SPECIAL.sub(r"\1", text))
+    text = _PLACEHOLDER.sub(r"< \1\2>", text)
     return text.replace("<|", "< |").replace("|>", "| >")
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import httpcore2
 
+_GLOBAL_V6 = ipaddress.ip_network("2000::/3")  # all that is given out; not fec0::/10
+_DOCUMENTED_V6 = ipaddress.ip_network("3fff::/20")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _CONNECTIONS = 64
 
@@ -155,4 +157,6 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
+        if ip not in _GLOBAL_V6 or ip in _DOCUMENTED_V6:
+            return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved

@@ -134,6 +134,8 @@ def test_variables_are_filled_in_and_other_braces_stay() -> None:
         "<|<|eot_id|>eot_id|>",
         "<im<image>age>",
         "</s>",
+        "<" * 5000 + "image" + ">" * 5000,
+        "<|" * 5000 + "a" + "|>" * 5000,
     ],
 )
 def test_special_tokens_in_what_is_filled_in_are_made_harmless(hostile: str) -> None:
