@@ -25,6 +25,7 @@ from joycap_vllm.prompts import Prompt, Sampling
 __all__ = ["MODEL", "Asked", "Chat", "decode_image", "model_names", "prompt_for", "read_request"]
 
 MOST_CHOICES = 8
+_Count = Annotated[int, Field(ge=-(2**31), lt=2**31)]  # as servers take; tools write -1
 _LARGEST_SEED = 2**62  # retries count upwards from it, and servers take 64 bits
 _ANSWERS = ("assistant", "tool", "function")
 # Others name addresses that the server would fetch, or hold what JoyCaption cannot see.
@@ -79,9 +80,9 @@ class _Body(BaseModel):
     stream_options: _StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: int | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    top_k: _Count | None = None
+    max_tokens: _Count | None = None
+    max_completion_tokens: _Count | None = None
     seed: Annotated[int, Field(lt=_LARGEST_SEED)] | None = None
     caption_type: str | None = None
     caption_length: str | int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from joycap_vllm.errors import UsageError
@@ -42,7 +43,7 @@ def build_prompt(
     table = load_table()
     row, implied = table.find_type(type_name)
     length = implied if length == "any" and words is None else length
-    if length.isdigit():
+    if re.fullmatch(r"[0-9]{1,4}", length):
         length, words = "any", int(length) if words is None else words
     if words is not None and length != "any":
         raise UsageError("give either a length or a number of words, not both")
