@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from joycap_vllm.server import ServeOptions
+    from joycap_vllm.server import EngineKind, ServeOptions
 
 DEFAULT_MODEL = "fancyfeast/llama-joycaption-beta-one-hf-llava"
 
@@ -211,44 +210,38 @@ def serve(
     """
     if status or stop:
         raise typer.Exit(_look_or_stop(context, port, stop=stop, as_json=as_json))
-    from joycap_vllm.server import (
-        ServeOptions,
-        read_api_key,
-        read_gpus,
-        read_loras,
-        read_machine,
-        read_replicas,
-    )
+    from joycap_vllm import server
 
     # Behind a bare `--` the first word of vLLM's flags looks like the model.
     raw = tuple(context.args)
     if model.startswith("-"):
         model, raw = DEFAULT_MODEL, (model, *raw)
-    options = ServeOptions(
+    options = server.ServeOptions(
         model=model,
         host=host,
         port=port,
-        gpus=read_gpus(gpus),
-        replicas=read_replicas(replicas),
+        gpus=server.read_gpus(gpus),
+        replicas=server.read_replicas(replicas),
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         quantization=quantization.value,
-        loras=read_loras(lora or []),
-        api_key=read_api_key(api_key_file),
+        loras=server.read_loras(lora or []),
+        api_key=server.read_api_key(api_key_file),
         insecure=insecure,
-        engine=engine.value,
+        engine=_engine_for(engine, shell),
         raw=raw,
         log_dir=log_dir,
         start_timeout=start_timeout,
         check=not no_check,
-        machine=None if machine is None else read_machine(machine),
+        machine=None if machine is None else server.read_machine(machine),
     )
-    if shell not in (None, ShellChoice.bash) and engine is EngineChoice.auto:
-        options = replace(options, engine="docker")  # vLLM itself does not run on Windows
-    if shell is not None or dry_run:
-        _print_plan(options, shell)
-    else:
-        _serve(options, as_json)
+    _print_plan(options, shell) if shell is not None or dry_run else _serve(options, as_json)
+
+
+def _engine_for(engine: EngineChoice, shell: ShellChoice | None) -> EngineKind:
+    """What is asked for; for Windows' shells Docker, since vLLM itself does not run there."""
+    windows = shell not in (None, ShellChoice.bash)
+    return "docker" if windows and engine is EngineChoice.auto else engine.value
 
 
 def _look_or_stop(context: typer.Context, port: int, *, stop: bool, as_json: bool) -> int:

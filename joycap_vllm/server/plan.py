@@ -43,18 +43,10 @@ def make_plan(
     Raises:
         UsageError: The options contradict each other or the machine.
     """
-    check_raw(options.raw, command)
-    if shape.quantized and options.quantization == "fp8":
-        raise UsageError(
-            f"{shape.model} is quantised already, and is served as it is: leave --quantization out"
-        )
     environ = environ or {}
     # vLLM reads this variable by itself, so a key that is set there holds.
     api_key = options.api_key or environ.get("VLLM_API_KEY") or None
-    _check_host(options, api_key)
-    if command.is_cpu and options.gpus is not None:
-        raise UsageError(f"--gpus: the vLLM here ({command.version}) is a build for CPUs")
-    _check_twice(options)
+    _check(command, shape, options, api_key)
     gpus = () if command.is_cpu else _choose_gpus(hardware, options)
     if not gpus and not command.is_cpu and obstacle is None:
         obstacle = f"no GPU is visible here, and vLLM {command.version} is a build for GPUs"
@@ -94,6 +86,21 @@ def make_plan(
     )
     places = [(gpu, fit, kept(flags)) for (gpu, fit), flags in zip(seats, own, strict=True)]
     return replace(plan, replicas=tuple(_replicas(plan, places, options, environ)))
+
+
+def _check(
+    command: EngineCommand, shape: ModelShape, options: ServeOptions, api_key: str | None
+) -> None:
+    """Refuses options that contradict each other, the engine or the model."""
+    check_raw(options.raw, command)
+    if shape.quantized and options.quantization == "fp8":
+        raise UsageError(
+            f"{shape.model} is quantised already, and is served as it is: leave --quantization out"
+        )
+    _check_host(options, api_key)
+    if command.is_cpu and options.gpus is not None:
+        raise UsageError(f"--gpus: the vLLM here ({command.version}) is a build for CPUs")
+    _check_twice(options)
 
 
 def _check_twice(options: ServeOptions) -> None:
