@@ -28,6 +28,7 @@ from joycap_vllm.fleet import FleetOptions
 from joycap_vllm.gateway.app import make_app
 from joycap_vllm.gateway.context import Context, Limits
 
+from .reviewing import Reader
 from .toolkit_calls import draw
 
 CAPTION = "A red circle lies in the middle of a plain white ground."
@@ -195,3 +196,35 @@ async def service(
         httpx2.AsyncClient(base_url=url, timeout=20) as client,
     ):
         yield client
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder that Review looks through."""
+    made = tmp_path / "set"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def review(
+    captioner: Captioner, serve: Callable[..., contextlib.AbstractAsyncContextManager[str]]
+) -> Callable[..., contextlib.AbstractAsyncContextManager[Reader]]:
+    """Opens the only book below some roots."""
+
+    @contextlib.asynccontextmanager
+    async def reading(*roots: Path) -> AsyncIterator[Reader]:
+        app = make_app(Context(captioner, roots=roots))
+        async with serve(app) as url, httpx2.AsyncClient(base_url=url) as client:
+            reader = Reader(client)
+            found = await client.get("/review")
+            if found.status_code == 303:
+                reader.at = found.headers["location"]
+            yield reader
+
+    return reading

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import orjson
 from PIL import Image
 
@@ -91,3 +94,39 @@ def latest(folder: Path, key: str) -> dict[str, Any]:
 
 def key_in(folder: Path, path: Path) -> str:
     return key_of(path, folder)
+
+
+@dataclass
+class Reader:
+    """Somebody who looks through a book."""
+
+    client: httpx2.AsyncClient
+    at: str = ""
+
+    async def view(self, **wanted: str) -> dict[str, Any]:
+        while True:
+            reply = await self.client.get(f"{self.at}/view", params=wanted)
+            assert reply.status_code == 200, reply.text
+            data: dict[str, Any] = reply.json()
+            if data["state"] == "ready":
+                return data
+
+    async def keys(self, **wanted: str) -> list[str]:
+        return [item["key"] for item in (await self.view(**wanted))["items"]]
+
+    async def item(self, key: str, **wanted: str) -> dict[str, Any]:
+        items = (await self.view(**wanted))["items"]
+        return next(item for item in items if item["key"] == key)
+
+    async def post(self, to: str, /, **body: Any) -> httpx2.Response:
+        return await self.client.post(f"{self.at}/{to}", json=body)
+
+    async def edit(self, item: dict[str, Any], text: str, **more: Any) -> httpx2.Response:
+        return await self.post("edit", id=item["id"], seen=item["seen"], text=text, **more)
+
+    async def undo(self, **more: Any) -> httpx2.Response:
+        last = (await self.view())["undo"]
+        return await self.post("undo", edit=last["id"], **more)
+
+
+Review = Callable[..., contextlib.AbstractAsyncContextManager[Reader]]

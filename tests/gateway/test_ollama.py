@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import io
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,14 +13,9 @@ import httpx2
 import ollama
 import orjson
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from joycap_vllm import Captioner, build_prompt
-from joycap_vllm.errors import UsageError
-from joycap_vllm.gateway.ollama_ask import read_chat, read_generate
-from joycap_vllm.gateway.reply import RefusedError
 
 CAPTION = "A red circle lies in the middle of a plain white ground."
 LOOP = "red circle, " * 60
@@ -385,25 +379,3 @@ async def test_a_caller_that_leaves_ends_its_request_at_the_server(
     async with asyncio.timeout(10):
         await upstream.left.wait()
     await asyncio.gather(task, return_exceptions=True)
-
-
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats()
-    | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
-    max_leaves=6,
-)
-fields = st.sampled_from(
-    ["model", "messages", "images", "prompt", "system", "options", "format", "stream"]
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.dictionaries(fields, json_values))
-def test_any_json_is_read_or_refused(data: dict[str, Any]) -> None:
-    for read in (read_chat, read_generate):
-        with contextlib.suppress(RefusedError, UsageError):
-            read(orjson.dumps(data))
