@@ -1,4 +1,4 @@
-"""`joycap export`: any output of a job, from its journal."""
+"""`joycap export`: any output of a job, from its journals."""
 
 from __future__ import annotations
 
@@ -43,11 +43,12 @@ Sources = Annotated[
 
 
 def export(
-    folder: Annotated[
-        Path,
+    paths: Annotated[
+        list[Path],
         typer.Argument(
-            metavar="DIR",
-            help="The job's folder (that of --out, where it had one), or its journal's.",
+            metavar="DIR|JOURNAL...",
+            help="The job's folder (that of --out, where it had one), or its journal's. Several "
+            "are parts of one job.",
         ),
     ],
     form: Form,
@@ -63,6 +64,10 @@ def export(
     time, also while the job runs: it holds what is recorded when it starts. On stdout are the
     names of the files.
 
+    Machines that share a folder keep their journals side by side in it, and DIR takes all of them.
+    Journals that machines kept apart (--journal) are named together: of a task that several have,
+    one with a caption goes before one without, then the latest counts.
+
     Examples:
 
       joycap export photos/ --format jsonl
@@ -71,17 +76,19 @@ def export(
 
       joycap export out/ --format tar --source "shards/{000..099}.tar" --out captioned/
 
+      joycap export node*/.joycap --format parquet --out all.parquet
+
     Exit codes: 0 all captions are in it, 1 some are not (an image is gone, or the format cannot
     hold its name) or it cannot be written, 2 wrong usage.
     """
     import orjson
 
     from joycap_vllm.cli.talk import say
-    from joycap_vllm.job import export_job, job_folder, load_job
+    from joycap_vllm.job import export_gathered, gather
     from joycap_vllm.sources import open_source
 
     opened = None if not source else open_source(source)
-    done = export_job(load_job(job_folder(folder)), form, out, source=opened, say=say)
+    done = export_gathered(gather(paths), form, out, source=opened, say=say)
     show_exported(done)
     if as_json:
         data = {

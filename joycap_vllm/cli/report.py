@@ -13,7 +13,11 @@ _ON_SCREEN = 20  # problems on a terminal
 
 def report(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="DIR|JOURNAL...", help="Folders of jobs, or journals.")
+        list[Path],
+        typer.Argument(
+            metavar="DIR|JOURNAL...",
+            help="Folders of jobs, or journals. Several are parts of one job.",
+        ),
     ],
     as_json: Annotated[
         bool, typer.Option("--json", envvar="JOYCAP_JSON", help="Everything, as one JSON line.")
@@ -38,6 +42,20 @@ def report(
 
     Tables go to stderr. On stdout is a line for each task without a caption, the worst first: kind,
     image, reason, prompt, requests, with tabs between.
+
+    A folder's journals, of all shards and machines, count together, and so do those of all folders
+    that are named: of a task that several have, one with a caption goes before one without, then
+    the latest counts.
+
+    Examples:
+
+      joycap report photos/
+
+      joycap report photos/ --html report.html
+
+      joycap report node*/.joycap --json
+
+    Exit codes: 0 shown, 1 a journal cannot be read, 2 there is none.
     """
     import orjson
 

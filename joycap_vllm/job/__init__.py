@@ -13,6 +13,7 @@ __all__ = [
     "Chosen",
     "Exported",
     "Figures",
+    "Gathered",
     "JobSettings",
     "Journal",
     "Plan",
@@ -32,9 +33,11 @@ __all__ = [
     "choose",
     "default_out",
     "export_batch",
+    "export_gathered",
     "export_job",
     "export_output",
     "find_state",
+    "gather",
     "import_batch",
     "is_writable",
     "job_folder",
@@ -57,6 +60,7 @@ _HOMES = {
     "Chosen": "again",
     "Figures": "figures",
     "Exported": "export",
+    "Gathered": "gathering",
     "JobSettings": "settings",
     "Journal": "journal",
     "Plan": "plan",
@@ -77,8 +81,10 @@ _HOMES = {
     "default_out": "export",
     "find_state": "standing",
     "export_batch": "batch",
+    "export_gathered": "export",
     "export_job": "export",
     "export_output": "export",
+    "gather": "gathering",
     "import_batch": "batch_results",
     "is_writable": "records",
     "job_folder": "again",
@@ -101,9 +107,16 @@ if TYPE_CHECKING:
     from joycap_vllm.job.agenda import Agenda, Survey
     from joycap_vllm.job.batch import export_batch
     from joycap_vllm.job.batch_results import import_batch
-    from joycap_vllm.job.export import Exported, default_out, export_job, export_output
+    from joycap_vllm.job.export import (
+        Exported,
+        default_out,
+        export_gathered,
+        export_job,
+        export_output,
+    )
     from joycap_vllm.job.figures import Figures
     from joycap_vllm.job.filling import unknown_names
+    from joycap_vllm.job.gathering import Gathered, gather
     from joycap_vllm.job.journal import Journal
     from joycap_vllm.job.metrics import metrics_served
     from joycap_vllm.job.page import write_page

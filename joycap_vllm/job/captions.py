@@ -26,14 +26,21 @@ class Captions:
     Args:
         job: The job; prompts that it asks no more are left out.
         records: What its journals say.
+        roots: By the folder of a journal, the folder that its keys are relative to, where that is
+            not the job's.
     """
 
-    def __init__(self, job: StoredJob, records: Records) -> None:
+    def __init__(
+        self, job: StoredJob, records: Records, roots: Mapping[Path, Path] | None = None
+    ) -> None:
         self._job = job
         self._records = records
         self._names = tuple(prompt.name for prompt in job.prompts)
         self._kept = ("ok", "glitched") if job.on_glitch == "keep" else ("ok",)
-        self._root = os.path.join(job.sidecars.root, "")  # noqa: PTH118 - with its slash
+        self._numbers = {file: number for number, file in enumerate(records.files)}
+        known = roots or {}
+        homes = [known.get(file.parent, job.sidecars.root) for file in records.files]
+        self._roots = [os.path.join(home, "") for home in homes]  # noqa: PTH118 - with its slash
         self._files: dict[Path, int] = {}
 
     def __enter__(self) -> Captions:
@@ -65,15 +72,15 @@ class Captions:
         Raises:
             OutputError: A journal cannot be read.
         """
-        for journal in sorted(self._job.state.glob("journal-*.jsonl")):
+        for number, journal in enumerate(self._records.files):
             for line, offset in _lines(journal):
-                lines = self._first_seen(line, journal, offset)
+                lines = self._first_seen(line, number, offset)
                 if lines is not None:
                     key = lines[next(iter(lines))]["key"]
-                    yield self._image(key, lines, self._file_of(key))
+                    yield self._image(key, lines, _file_of(key, self._roots[number]))
 
     def _first_seen(
-        self, line: bytes, journal: Path, offset: int
+        self, line: bytes, number: int, offset: int
     ) -> dict[str, dict[str, Any]] | None:
         """All latest records of this one's image, if it is the first of them; what the index
         points at has been checked to be a record."""
@@ -88,11 +95,11 @@ class Captions:
         for name in (prompt, *(other for other in self._names if other != prompt)):
             record = self._records.get((key, name))
             if name == prompt:
-                if record is None or record.offset != offset or record.file.name != journal.name:
+                if record is None or self._place(record) != (number, offset):
                     return None  # it is not the latest of its task
                 lines[name] = data
             elif record is not None:
-                if (record.file.name, record.offset) < (journal.name, offset):
+                if self._place(record) < (number, offset):
                     return None
                 lines[name] = self._line(record)
         return lines
@@ -112,12 +119,8 @@ class Captions:
                 captions[name] = text
         return CaptionedImage(key, captions, lines, path)
 
-    def _file_of(self, key: str) -> Path | None:
-        inside = unescaped_text(key) if "\\x" in key else key
-        if inside.startswith("/") or ".." in inside.split("/") or "\0" in inside:
-            return None
-        name = self._root + inside
-        return Path(name) if os.path.isfile(name) else None  # noqa: PTH113 - for millions
+    def _place(self, record: Record) -> tuple[int, int]:
+        return self._numbers[record.file], record.offset
 
     def _line(self, record: Record) -> dict[str, Any]:
         file = self._files.get(record.file)
@@ -135,6 +138,14 @@ class Captions:
         for file in self._files.values():
             os.close(file)
         self._files.clear()
+
+
+def _file_of(key: str, root: str) -> Path | None:
+    inside = unescaped_text(key) if "\\x" in key else key
+    if inside.startswith("/") or ".." in inside.split("/") or "\0" in inside:
+        return None
+    name = root + inside
+    return Path(name) if os.path.isfile(name) else None  # noqa: PTH113 - for millions
 
 
 def _line_at(file: int, offset: int) -> bytes:

@@ -13,9 +13,10 @@ from pathlib import Path
 from joycap_vllm.errors import UsageError
 from joycap_vllm.job.captions import Captions
 from joycap_vllm.job.export_tar import export_shards
+from joycap_vllm.job.gathering import CLASH, Gathered
 from joycap_vllm.job.plan import Passed, Plan
 from joycap_vllm.job.progress import Progress
-from joycap_vllm.job.records import Records, read_records
+from joycap_vllm.job.records import Records, read_journals, read_records
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.job.stored import StoredJob
 from joycap_vllm.job.table import Seen
@@ -94,18 +95,65 @@ def export_job(
     if form in ("tar", "txt") and source is None:
         source = open_inputs(job)
     with _alone(job.state, say):
-        records = read_records(job.state)
-        if form == "txt":
-            return _sidecars(job, records, place, source or open_inputs(job))
-        with Captions(job, records) as captions:
-            if form == "tar":
-                counts, total, files = export_shards(
-                    captions, source or open_inputs(job), place, job, records
-                )
-            else:
-                images = captions.all() if source is None else _of_source(captions, source)
-                counts, total = _rows(_WRITERS[form](place, job), images)
-                files = (place,)
+        return _written(job, read_records(job.state), {}, form, place, source)
+
+
+def export_gathered(
+    jobs: Gathered,
+    form: Form,
+    out: Path | None = None,
+    *,
+    source: Source | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Exported:
+    """Writes one output of several jobs as if they were one, as `export_job` does.
+
+    Of a task that several have, an ok record goes before one that is not, then the latest counts.
+
+    Args:
+        jobs: The jobs.
+        form: The format.
+        out: As for `export_job`; several jobs have no place of their own but for sidecars.
+        source: As for `export_job`; tars and sidecars of several jobs need it where the jobs did
+            not read the same.
+        say: Told that another export is waited for.
+
+    Raises:
+        UsageError, MissingExtraError, OutputError: As `export_job`.
+    """
+    job = jobs.job
+    if out is None and form != "txt" and not jobs.is_one:
+        raise UsageError("--out FILE is needed: several jobs have no folder in common")
+    place = out_of(job, form, out)
+    if form in ("tar", "txt") and source is None:
+        source = open_inputs(job)
+    with _alone(job.state, say):
+        records = read_journals(jobs.journals)
+        done = _written(job, records, jobs.roots, form, place, source)
+    if not records.clashes:
+        return done
+    return replace(done, left_out={**done.left_out, CLASH: records.clashes})
+
+
+def _written(
+    job: StoredJob,
+    records: Records,
+    roots: Mapping[Path, Path],
+    form: Form,
+    place: Path,
+    source: Source | None,
+) -> Exported:
+    if form == "txt":
+        return _sidecars(job, records, place, source or open_inputs(job))
+    with Captions(job, records, roots) as captions:
+        if form == "tar":
+            counts, total, files = export_shards(
+                captions, source or open_inputs(job), place, job, records
+            )
+        else:
+            images = captions.all() if source is None else _of_source(captions, source)
+            counts, total = _rows(_WRITERS[form](place, job), images)
+            files = (place,)
     rows = counts.pop("", 0)
     return Exported(form, rows + counts.total(), rows, total, dict(counts), files)
 
@@ -154,7 +202,8 @@ def open_inputs(job: StoredJob) -> Source:
     """
     if not job.inputs:
         raise UsageError(
-            f"the job in {job.state} does not tell what it read: name it with --source INPUT"
+            f"the job in {job.state} does not tell what it read, or not all of them read the same: "
+            "name it with --source INPUT"
         )
     try:
         return open_source([unescaped_text(text) for text in job.inputs])

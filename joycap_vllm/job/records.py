@@ -134,6 +134,9 @@ class Records(Mapping[Task, Record]):
     `fingerprint`, `glitch`, `size`, `attempts` and `record` tell about the row. Keys are not kept:
     going through them reads them from the journals again; `having` reads only what is asked for.
 
+    Of two journals in different folders, whose writers knew nothing of each other, an ok record
+    goes before one that is not; `clashes` counts those that tell of pictures of different sizes.
+
     Args:
         files: The journals, in their order.
         expected: Tasks that there may be, for which room is made at once.
@@ -142,7 +145,11 @@ class Records(Mapping[Task, Record]):
     def __init__(self, files: Sequence[Path], expected: int) -> None:
         self._table = Table()
         self._table.reserve(expected)
-        self._files = files
+        self.files = files
+        self.clashes = 0
+        homes: dict[Path, int] = {}
+        self._homes = [homes.setdefault(file.parent, len(homes)) for file in files]
+        self._several = len(homes) > 1
         self._places = array("Q", [0])
         self._moments = array("d", [0.0])
         self._sizes = array("I", [0])
@@ -231,7 +238,7 @@ class Records(Mapping[Task, Record]):
 
     def _place(self, row: int) -> tuple[Path, int]:
         place = self._places[row]
-        return self._files[place >> scan.FILE_SHIFT], place & _OFFSET
+        return self.files[place >> scan.FILE_SHIFT], place & _OFFSET
 
     def _line(self, row: int) -> dict[str, Any]:
         with _Lines() as lines:
@@ -267,12 +274,25 @@ class Records(Mapping[Task, Record]):
         """Leaves of two rows of a task the new one, with what counts of both."""
         both = self._attempts[before] + self._attempts[new]
         self._attempts[new] = min(both, scan.MOST_ATTEMPTS)
-        if self._moments[new] < self._moments[before]:
+        if self._stays(before, new):
             self._places[new] = self._places[before]
             self._moments[new] = self._moments[before]
             self._sizes[new] = self._sizes[before]
             self._kinds[new] = self._kinds[before]
         self._kinds[before] = _REPLACED
+
+    def _stays(self, before: int, new: int) -> bool:
+        """Whether of two rows of a task the one counts that was read first."""
+        if self._several and self._home(before) != self._home(new):
+            sizes = self._sizes[before], self._sizes[new]
+            self.clashes += sizes[0] != sizes[1] and max(sizes) < scan.ODD_SIZE
+            is_ok = self.outcome(before) == "ok"
+            if is_ok != (self.outcome(new) == "ok"):
+                return is_ok
+        return self._moments[new] < self._moments[before]
+
+    def _home(self, row: int) -> int:
+        return self._homes[self._places[row] >> scan.FILE_SHIFT]
 
 
 class _Items(ItemsView[Task, Record]):
@@ -325,8 +345,13 @@ def _ended(sort: Sort, endings: Collection[str]) -> bool:
 
 
 def read_records(folder: Path) -> Records:
-    """The latest record of each task over all journals of a folder; of two of the same moment, that
-    which is read later.
+    """The latest record of each task over all journals of a folder, as `read_journals`."""
+    return read_journals(sorted(folder.glob("journal-*.jsonl")))
+
+
+def read_journals(files: Sequence[Path]) -> Records:
+    """The latest record of each task over some journals; of two of the same moment, that which is
+    read later.
 
     Small journals are read here, large ones by several processes, a stretch at a time.
 
@@ -335,7 +360,6 @@ def read_records(folder: Path) -> Records:
         UsageError: A newer version wrote one.
         JoycapError: A process that read was killed.
     """
-    files = sorted(folder.glob("journal-*.jsonl"))
     sizes = [_size(path) for path in files]
     stretches = [
         Stretch(path, number, start, min(start + _STRETCH, size))

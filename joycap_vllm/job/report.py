@@ -68,7 +68,8 @@ class EndpointCounts:
 
 @dataclass(slots=True)
 class Report:
-    """Counts over all journals of a job; of a task recorded twice the later record counts.
+    """Counts over all journals of a job; of a task recorded twice the later record counts, and of
+    those in different folders one that is ok before one that is not.
 
     Args:
         prompts: By prompt.
@@ -134,7 +135,7 @@ def journals_of(path: Path) -> list[Path]:
 
 
 def make_report(paths: Sequence[Path]) -> Report:
-    """Reads journals; a file that is named twice is read once.
+    """Reads journals, one after the other; a file that is named twice is read once.
 
     Raises:
         UsageError: A path holds no journal.
@@ -170,6 +171,8 @@ class _Reading:
         # Of a task without trouble only a row of numbers is kept: there may be millions of them.
         self._tasks = Table()
         self._moments = array("d", [0.0])
+        self._homes = array("H", [0])  # the folder of the record's journal, by its number
+        self._folders: dict[Path, int] = {}
         self._asked = array("I", [0])  # each task's prompt, by its number
         self._prompts: dict[str, int] = {}
         self._troubled: dict[int, Troubled] = {}
@@ -216,14 +219,16 @@ class _Reading:
             self.report.tokens[name] += sum(_tokens(one.get(name)) for one in usage)
         if data.get("model"):
             self.report.models[sys.intern(str(data["model"]))] += 1
+        home = self._folders.setdefault(journal.parent, len(self._folders))
         row = self._tasks.add(digest_of(data["key"], prompt))
         if not row:
             row = len(self._moments)
             self._moments.append(at)
+            self._homes.append(home)
             self._asked.append(self._prompts.setdefault(prompt, len(self._prompts)))
-        elif at < self._moments[row]:
+        elif self._stays(row, outcome == "ok", at, home):
             return
-        self._moments[row] = at
+        self._moments[row], self._homes[row] = at, home
         self._troubled.pop(row, None)
         if outcome == "ok" and len(attempts) < 2:
             return
@@ -232,6 +237,15 @@ class _Reading:
         self._troubled[row] = Troubled(
             data["key"], prompt, outcome, glitch, len(attempts), reason, at, journal, offset, length
         )
+
+    def _stays(self, row: int, is_ok: bool, at: float, home: int) -> bool:
+        """Whether what is known of a task counts more than a record, as `Records` has it."""
+        if home != self._homes[row]:
+            known = self._troubled.get(row)
+            was_ok = known is None or known.outcome == "ok"
+            if was_ok != is_ok:
+                return was_ok
+        return at < self._moments[row]
 
     def _add_requests(self, attempts: list[dict[str, Any]]) -> None:
         self.report.requests += len(attempts)

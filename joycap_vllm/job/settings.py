@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -113,7 +113,7 @@ class JobSettings:
         data = {
             "root": None if own else escaped(options.root),  # a folder moves with its own journal
             "recipe": self.recipe,
-            "prompts": {prompt.name: _lasting_prompt(prompt) for prompt in self.prompts},
+            "prompts": _lasting_prompts(self.prompts),
             "sidecars": {
                 "extension": options.extension,
                 "out": escaped(Path(os.path.relpath(options.out, home))) if options.out else None,
@@ -125,11 +125,18 @@ class JobSettings:
         return plain
 
 
-def _lasting_prompt(prompt: Prompt) -> dict[str, Any]:
-    data = asdict(prompt)
-    for derived in ("name", "style", "words", "template"):
-        del data[derived]
-    return data
+def _lasting_prompts(prompts: Sequence[Prompt]) -> dict[str, dict[str, Any]]:
+    derived = ("name", "style", "words", "template")
+    return {
+        prompt.name: {k: v for k, v in asdict(prompt).items() if k not in derived}
+        for prompt in prompts
+    }
+
+
+def differences_of(old: Sequence[Prompt], new: Sequence[Prompt]) -> Iterator[str]:
+    """What two jobs ask differently, a line for each."""
+    before, now = (orjson.loads(orjson.dumps(_lasting_prompts(some))) for some in (old, new))
+    return _differences(before, now, "prompts")
 
 
 def check_settings(settings: JobSettings) -> None:
