@@ -20,9 +20,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keeps tests that share a costly server in one process where several run them."""
     for item in items:
-        for mark in ("engine", "ray"):
+        for mark in ("engine", "ray", "release"):
             if item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.xdist_group(mark))
+                break
 
 
 @pytest.fixture(autouse=True)
