@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from joycap_vllm.cli import completing
 from joycap_vllm.cli.flags import (
     ASK,
     HOW,
@@ -34,7 +35,13 @@ Inputs = Annotated[
 ]
 Type = Annotated[
     str,
-    typer.Option("--type", envvar="JOYCAP_TYPE", rich_help_panel=ASK, help="Caption type."),
+    typer.Option(
+        "--type",
+        envvar="JOYCAP_TYPE",
+        autocompletion=completing.caption_types,
+        rich_help_panel=ASK,
+        help="Caption type.",
+    ),
 ]
 MaxTokens = Annotated[
     int,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from joycap_vllm.cli import completing
 from joycap_vllm.cli.answers import (
     AlwaysFirst,
     DedupeTags,
@@ -56,6 +57,7 @@ Types = Annotated[
     list[str] | None,
     typer.Option(
         "--type",
+        autocompletion=completing.caption_types,
         envvar="JOYCAP_TYPE",
         rich_help_panel=ASK,
         help="Caption type; several make several captions. `joycap prompts` lists them. "
@@ -66,6 +68,7 @@ Length = Annotated[
     str,
     typer.Option(
         envvar="JOYCAP_LENGTH",
+        autocompletion=completing.lengths,
         rich_help_panel=ASK,
         help='any, "very short", short, medium-length, long, "very long".',
     ),
@@ -79,6 +82,7 @@ Extras = Annotated[
     typer.Option(
         "--extra",
         envvar="JOYCAP_EXTRA",
+        autocompletion=completing.extra_options,
         rich_help_panel=ASK,
         help="Extra option by short name, by number 1 to 27, or in your own words "
         "(in the environment: names or numbers, with spaces between).",
@@ -219,6 +223,7 @@ Again = Annotated[
     list[str] | None,
     typer.Option(
         envvar="JOYCAP_AGAIN",
+        autocompletion=completing.endings_or_all,
         rich_help_panel=OUT,
         help="Ask again what ended so: glitched, failed, a kind of glitch, or all, good captions "
         "too, as for another model. Sidecars that you changed stay.",
@@ -228,6 +233,7 @@ Shard = Annotated[
     str,
     typer.Option(
         envvar="JOYCAP_SHARD",
+        autocompletion=completing.shards,
         rich_help_panel=WHICH,
         metavar="I/N",
         help="This machine's part, by hash of the image's key.",

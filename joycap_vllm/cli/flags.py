@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from joycap_vllm.cli import completing
+
 ASK = "What to ask"
 WHERE = "Where to ask"
 HOW = "How answers are drawn"
@@ -38,6 +40,7 @@ Serve = Annotated[
     str | None,
     typer.Option(
         envvar="JOYCAP_SERVE",
+        autocompletion=completing.served_models,
         rich_help_panel=WHERE,
         metavar="[MODEL]",
         help="Start a server for the length of the job: `nano`, a path, or a model's name.",

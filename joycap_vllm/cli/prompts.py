@@ -6,19 +6,34 @@ from typing import Annotated
 
 import typer
 
+from joycap_vllm.cli import completing
+
 
 def prompts(
     type_name: Annotated[
-        str | None, typer.Argument(metavar="[TYPE]", help="A caption type, for its exact text.")
+        str | None,
+        typer.Argument(
+            metavar="[TYPE]",
+            autocompletion=completing.caption_types,
+            help="A caption type, for its exact text.",
+        ),
     ] = None,
     length: Annotated[
-        str, typer.Option(envvar="JOYCAP_LENGTH", help="A length of the table.")
+        str,
+        typer.Option(
+            envvar="JOYCAP_LENGTH",
+            autocompletion=completing.lengths,
+            help="A length of the table.",
+        ),
     ] = "any",
     words: Annotated[int | None, typer.Option(envvar="JOYCAP_WORDS", help="Word limit.")] = None,
     extras: Annotated[
         list[str] | None,
         typer.Option(
-            "--extra", envvar="JOYCAP_EXTRA", help="Extra option: short name, number or text."
+            "--extra",
+            envvar="JOYCAP_EXTRA",
+            autocompletion=completing.extra_options,
+            help="Extra option: short name, number or text.",
         ),
     ] = None,
     name: Annotated[str, typer.Option(envvar="JOYCAP_NAME", help="Fills {name}.")] = "",

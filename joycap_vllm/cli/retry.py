@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from joycap_vllm.cli import completing
 from joycap_vllm.cli.answers import MaxGlitchRate
 from joycap_vllm.cli.flags import (
     AcceptChanges,
@@ -40,6 +41,7 @@ Only = Annotated[
     list[str] | None,
     typer.Option(
         envvar="JOYCAP_ONLY",
+        autocompletion=completing.endings,
         help="glitched, failed, or a kind of glitch; several add up. "
         "(default: glitched and failed)",
         show_default=False,

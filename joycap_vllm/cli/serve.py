@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from joycap_vllm.cli import completing
+
 if TYPE_CHECKING:
     from joycap_vllm.server import EngineKind, ServeOptions
 
@@ -140,6 +142,7 @@ Machine = Annotated[
     str | None,
     typer.Option(
         "--machine",
+        autocompletion=completing.machines,
         metavar="GPU[xN][,GPU...]",
         help="With --dry-run or --shell: plan for a machine with these GPUs (rtx-4090, h100x8).",
         envvar="JOYCAP_MACHINE",

@@ -72,6 +72,8 @@ def _row_text(row: CaptionType, length: str, words: int | None) -> str:
         return row.any
     lengths = load_table().lengths
     if length not in lengths:
+        length = length.replace("-", " ")  # very-short, which shells leave whole
+    if length not in lengths:
         raise UsageError(
             f"no length is called {length!r}; there are: {', '.join(lengths)}, or --words N"
         )
