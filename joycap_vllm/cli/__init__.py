@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ from joycap_vllm.cli.retry import retry
 from joycap_vllm.cli.serve import serve
 from joycap_vllm.cli.status import status
 from joycap_vllm.cli.talk import is_json_asked, say, talks_json, use_format
+from joycap_vllm.cli.teaching import help_of
 from joycap_vllm.cli.top import top
 
 EXIT_CODES: tuple[tuple[type[errors.JoycapError], int], ...] = (
@@ -40,23 +42,29 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Captions image collections with JoyCaption on vLLM. Start with `joycap caption FOLDER`.",
+    help="Captions image collections with JoyCaption on vLLM. Start with `joycap caption FOLDER`; "
+    "`joycap COMMAND --help` tells all of a command, with examples and exit codes.",
 )
 RAW = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-app.command("caption")(caption)
-app.command("serve", context_settings=RAW)(serve)
-app.command("prompts")(prompts)
-app.command("lint")(lint)
-app.command("retry")(retry)
-app.command("report")(report)
-app.command("status")(status)
-app.command("export")(export)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "caption": caption,
+    "serve": serve,
+    "prompts": prompts,
+    "lint": lint,
+    "retry": retry,
+    "report": report,
+    "status": status,
+    "export": export,
+    "doctor": doctor,
+    "top": top,
+    "gateway": gateway,
+    "bench": bench,
+}
+for _name, _command in _COMMANDS.items():
+    _settings = RAW if _name == "serve" else None
+    app.command(_name, help=help_of(_name, _command), context_settings=_settings)(_command)
 app.add_typer(batch, name="batch")
-app.command("doctor")(doctor)
-app.command("top")(top)
-app.command("gateway")(gateway)
-app.command("bench")(bench)
 _CONNECTIONS = 16_384  # open files that thousands of requests in flight may take
 
 

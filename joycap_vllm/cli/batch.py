@@ -48,6 +48,7 @@ from joycap_vllm.cli.caption import (
     caption,
 )
 from joycap_vllm.cli.flags import HOW, OUT, WHERE, AcceptChanges, MaxPixels, RecipeFlag
+from joycap_vllm.cli.teaching import help_of
 
 if TYPE_CHECKING:
     from joycap_vllm.job import JobSettings
@@ -103,7 +104,6 @@ BatchWire = Annotated[
 ]
 
 
-@app.command("export")
 def export_requests(
     inputs: Inputs,
     model: Model,
@@ -172,7 +172,6 @@ def export_requests(
     raise typer.Exit(asyncio.run(_export(settings, out.absolute(), model, vllm=engine == "vllm")))
 
 
-@app.command("import")
 def import_results(
     paths: Annotated[
         list[Path],
@@ -247,3 +246,7 @@ async def _import(results: list[Path], folder: Path, *, as_json: bool) -> int:
     if as_json:
         typer.echo(orjson.dumps({**imported.outcomes, "glitches": imported.glitches}).decode())
     return 0 if complete and imported.complete else 1
+
+
+app.command("export", help=help_of("batch export", export_requests))(export_requests)
+app.command("import", help=help_of("batch import", import_results))(import_results)

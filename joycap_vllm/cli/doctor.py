@@ -26,7 +26,15 @@ def doctor(
     is wrong.
 
     Of servers: those named, else those that `joycap serve` runs here, else the usual address. Each
-    is asked for the caption of a test picture. Exit code 3 if one of them is not fit for a job.
+    is asked for the caption of a test picture.
+
+    Examples:
+
+      joycap doctor
+
+      joycap doctor --base-url http://gpu:8000/v1
+
+    Exit codes: 0 shown, 2 wrong usage, 3 a server is not fit for a job.
     """
     from joycap_vllm.cli.options import api_key
     from joycap_vllm.fleet import require

@@ -163,6 +163,16 @@ def gateway(
     send a picture, or its public URL. Chats without a picture are passed through. Scripts for
     Ollama find it with OLLAMA_HOST=127.0.0.1:8080, AI-Toolkit with --ai-toolkit. OPENAI_API_KEY
     is sent on to the servers, never a caller's key.
+
+    Examples:
+
+      joycap gateway --base-url http://gpu:8000/v1
+
+      joycap gateway --root photos/
+
+      joycap gateway --host 0.0.0.0 --keys-file keys
+
+    Exit codes: 0 ended by Ctrl-C or SIGTERM, 2 wrong usage, 3 no endpoint.
     """
     from joycap_vllm.captioner import CaptionerOptions
     from joycap_vllm.gateway import Defaults, GatewayOptions, serve_gateway, toolkit_defaults

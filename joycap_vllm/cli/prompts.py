@@ -40,7 +40,13 @@ def prompts(
 ) -> None:
     """Show JoyCaption's prompt table; with a type, print the exact text that will be sent.
 
-    Example: joycap prompts straightforward --words 50 --extra lighting
+    Examples:
+
+      joycap prompts
+
+      joycap prompts straightforward --words 50 --extra lighting
+
+    Exit codes: 0 shown, 2 no type, length or option is called so.
     """
     from joycap_vllm.prompts import build_prompt, load_table
 

@@ -208,6 +208,16 @@ def serve(
     Everything behind -- goes to vLLM as it is. Prints the servers' base URLs once all of them
     have captioned a test picture. A server that dies is started again.
 
+    Examples:
+
+      joycap serve
+
+      joycap serve --dry-run --machine rtx-4090
+
+      joycap serve ./my-finetune --port 8100 -- --gpu-memory-utilization 0.8
+
+      joycap serve --stop
+
     Exit codes: 0 stopped while serving, 2 wrong usage or not on this machine, 3 a server does not
     caption as it should (with --status: none is ready), 5 vLLM cannot be started or keeps dying.
     """

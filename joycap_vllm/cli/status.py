@@ -35,6 +35,12 @@ def status(
 
     Where nobody is at work, its journals tell what stands. All of it goes to stdout.
 
+    Examples:
+
+      joycap status photos/
+
+      joycap status photos/ --watch --json
+
     Exit codes: 0 shown, 1 a journal cannot be read, 2 there is no job.
     """
     import orjson

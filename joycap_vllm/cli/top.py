@@ -42,7 +42,13 @@ def top(
     `cached` is the share of prompt tokens that came from the prefix cache, `pictures` that of
     pictures that were prepared already, both since the last look. `joycap status` shows jobs.
 
-    Exit code 3 if no engine answers.
+    Examples:
+
+      joycap top
+
+      joycap top --base-url http://gpu1:8000/v1 --base-url http://gpu2:8000/v1
+
+    Exit codes: 0 shown, 2 wrong usage, 3 no engine answers.
     """
     from joycap_vllm.fleet import normal_url
 
