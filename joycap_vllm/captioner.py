@@ -236,9 +236,17 @@ class Captioner:
         """Captions as they come, each with the input that it belongs to.
 
         ```python
-        async with Captioner("http://gpu:8000/v1") as joy:
-            async for done in joy.caption_many(Path("photos").glob("*.jpg"), "straightforward"):
-                print(done.input, done.caption or done.outcome.why)
+        import asyncio
+        from pathlib import Path
+        from joycap_vllm import Captioner
+
+        async def main():
+            photos = Path("photos").rglob("*.jpg")
+            async with Captioner("http://gpu:8000/v1") as joy:
+                async for done in joy.caption_many(photos, ["descriptive", "danbooru-tag-list"]):
+                    print(done.input, done.prompt, done.caption or done.outcome.why)
+
+        asyncio.run(main())
         ```
 
         Inputs may be endless: they are read as the servers take them, and only while results are

@@ -127,8 +127,11 @@ class SyncCaptioner:
         """Captions as they come, as `Captioner.caption_many`; leaving the loop ends the rest.
 
         ```python
+        from pathlib import Path
+        from joycap_vllm import SyncCaptioner
+
         with SyncCaptioner("http://gpu:8000/v1") as joy:
-            for done in joy.caption_many(Path("photos").glob("*.jpg"), in_order=True):
+            for done in joy.caption_many(sorted(Path("photos").glob("*.jpg")), in_order=True):
                 print(done.input, done.caption or done.outcome.why)
         ```
 

@@ -28,6 +28,9 @@ def build_prompt(
 
     Only the table's own rows are formatted: braces in a text of the user's stay as they are.
 
+    >>> build_prompt("descriptive", words=20).text
+    'Write a detailed description for this image in 20 words or less.'
+
     Args:
         type_name: Name, title or alias of a caption type.
         length: One of the table's lengths, or a number of words as digits.
@@ -102,6 +105,9 @@ def custom_prompt(
     style: Style = "mixed",
 ) -> Prompt:
     """A prompt of the user's own: one text, or several that are drawn by weight for each image.
+
+    >>> custom_prompt("Which colours are there?", style="tags").text
+    'Which colours are there?'
 
     Raises:
         UsageError: A text is empty, or holds a variable that no image can fill in.
