@@ -57,6 +57,17 @@ async def tab(window: BrowserContext) -> AsyncIterator[Page]:
     assert complaints == []
 
 
+@pytest.fixture
+async def open_tab(browser: Browser) -> AsyncIterator[Page]:
+    """A tab whose console may hold refused requests, which Chromium logs as errors."""
+    context = await browser.new_context(viewport=DESKTOP)
+    page, faults = await context.new_page(), list[str]()
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    yield page
+    await context.close()
+    assert faults == []
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

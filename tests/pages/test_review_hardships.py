@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
 from gateway.conftest import CAPTION
 from gateway.reviewing import GOOD, LOOP, latest, make_job
 from playwright.async_api import Browser, Page, Route, expect
 
-from .conftest import DESKTOP, PHONE
-
-
-@pytest.fixture
-async def quiet(browser: Browser, page_at: str) -> AsyncIterator[Page]:
-    """A tab whose console may hold refused requests, which Chromium logs as errors."""
-    context = await browser.new_context(viewport=DESKTOP)
-    page, faults = await context.new_page(), list[str]()
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    yield page
-    await context.close()
-    assert faults == []
+from .conftest import PHONE
 
 
 class Held:
@@ -82,19 +69,19 @@ async def test_words_typed_while_others_are_saved_stay_though_nobody_saves_them(
 
 
 async def test_write_mine_writes_what_the_box_says_by_then(
-    quiet: Page, page_at: str, folder: Path
+    open_tab: Page, page_at: str, folder: Path
 ) -> None:
     make_job(folder)
-    await quiet.goto(f"{page_at}?text=good+0")
-    caption = quiet.get_by_label("Caption", exact=True)
+    await open_tab.goto(f"{page_at}?text=good+0")
+    caption = open_tab.get_by_label("Caption", exact=True)
     await expect(caption).to_have_value(GOOD)
     (folder / "good 0.txt").write_text("Somebody else's.")
     await caption.fill("Mine.")
-    await quiet.get_by_role("button", name="Save").click()
-    await expect(quiet.locator("#conflict-text")).to_have_text("Somebody else's.")
+    await open_tab.get_by_role("button", name="Save").click()
+    await expect(open_tab.locator("#conflict-text")).to_have_text("Somebody else's.")
     await caption.fill("Mine, and better.")
-    await quiet.get_by_role("button", name="Write mine").click()
-    await expect(quiet.locator("#say")).to_have_text("Saved.")
+    await open_tab.get_by_role("button", name="Write mine").click()
+    await expect(open_tab.locator("#say")).to_have_text("Saved.")
 
     assert (folder / "good 0.txt").read_text() == "Mine, and better."
 
@@ -144,26 +131,26 @@ async def test_an_answer_waits_where_it_was_asked_for(
 
 
 async def test_a_second_tab_may_undo_what_the_first_one_does_not_know_of(
-    quiet: Page, page_at: str, folder: Path
+    open_tab: Page, page_at: str, folder: Path
 ) -> None:
     make_job(folder)
-    other = await quiet.context.new_page()
-    for page in (quiet, other):
+    other = await open_tab.context.new_page()
+    for page in (open_tab, other):
         await page.goto(page_at)
-    await quiet.get_by_label("Caption", exact=True).fill("One.")
-    await quiet.get_by_role("button", name="Save").click()
-    await expect(quiet.locator("#say")).to_have_text("Saved.")
+    await open_tab.get_by_label("Caption", exact=True).fill("One.")
+    await open_tab.get_by_role("button", name="Save").click()
+    await expect(open_tab.locator("#say")).to_have_text("Saved.")
     await other.keyboard.press("j")
     await other.get_by_label("Caption", exact=True).fill("Two.")
     await other.keyboard.press("Control+Enter")
     await expect(other.locator("#say")).to_have_text("Saved.")
-    await quiet.get_by_role("button", name="Undo").click()
-    await expect(quiet.locator("#say")).to_contain_text("take back that of bad 1.png")
+    await open_tab.get_by_role("button", name="Undo").click()
+    await expect(open_tab.locator("#say")).to_contain_text("take back that of bad 1.png")
     assert (folder / "bad 1.txt").read_text() == "Two."
-    await quiet.get_by_role("button", name="Undo").click()
-    await expect(quiet.locator("#say")).to_have_text("Undone: bad 1.png.")
-    await quiet.get_by_role("button", name="Undo").click()
-    await expect(quiet.locator("#say")).to_have_text("Undone: bad 0.png.")
+    await open_tab.get_by_role("button", name="Undo").click()
+    await expect(open_tab.locator("#say")).to_have_text("Undone: bad 1.png.")
+    await open_tab.get_by_role("button", name="Undo").click()
+    await expect(open_tab.locator("#say")).to_have_text("Undone: bad 0.png.")
 
     assert list(folder.glob("bad *.txt")) == []
 
@@ -185,24 +172,24 @@ async def test_undo_may_be_pressed_faster_than_it_is_done(
 
 
 async def test_words_that_could_not_be_saved_are_led_back_to(
-    quiet: Page, page_at: str, folder: Path
+    open_tab: Page, page_at: str, folder: Path
 ) -> None:
     make_job(folder)
-    await quiet.route("**/edit", lambda route: route.abort())
-    await quiet.goto(page_at)
-    caption = quiet.get_by_label("Caption", exact=True)
+    await open_tab.route("**/edit", lambda route: route.abort())
+    await open_tab.goto(page_at)
+    caption = open_tab.get_by_label("Caption", exact=True)
     await caption.fill("Not lost.")
-    await quiet.get_by_role("button", name="Next").click()
-    await expect(quiet.locator("#name")).to_have_text("bad 1.png")
-    await quiet.get_by_label("Outcome").select_option("ok")
-    await expect(quiet.locator("#count")).to_have_text("3 captions")
-    await quiet.unroute("**/edit")
-    await quiet.get_by_role("button", name="1 not saved").click()
+    await open_tab.get_by_role("button", name="Next").click()
+    await expect(open_tab.locator("#name")).to_have_text("bad 1.png")
+    await open_tab.get_by_label("Outcome").select_option("ok")
+    await expect(open_tab.locator("#count")).to_have_text("3 captions")
+    await open_tab.unroute("**/edit")
+    await open_tab.get_by_role("button", name="1 not saved").click()
     await expect(caption).to_have_value("Not lost.")
-    await quiet.get_by_role("button", name="Save").click()
-    await expect(quiet.locator("#say")).to_have_text("Saved.")
+    await open_tab.get_by_role("button", name="Save").click()
+    await expect(open_tab.locator("#say")).to_have_text("Saved.")
 
-    await expect(quiet.locator("#left")).to_be_hidden()
+    await expect(open_tab.locator("#left")).to_be_hidden()
     assert (folder / "bad 0.txt").read_text() == "Not lost."
 
 
