@@ -6,6 +6,7 @@ export class Refused extends Error {
     this.status = status;
     this.code = body?.error?.code ?? "";
     this.item = body?.item ?? null;
+    this.body = body;
   }
 }
 
