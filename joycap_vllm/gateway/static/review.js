@@ -108,7 +108,8 @@ async function load(at = 0) {
     loaded = found.facets.total;
     tell(found);
     $("count").textContent = found.total === 1 ? "1 caption" : `${found.total.toLocaleString()} captions`;
-    $("empty").textContent = found.facets.total ? "No caption is like that." : "There are no captions here yet.";
+    $("empty-why").textContent = found.facets.total ? "No caption is like that." : "There are no captions here yet.";
+    $("all").hidden = !found.facets.total;
     $("empty").hidden = found.total > 0;
     // The grid is measured beside the detail as it will be.
     if (!found.total || PHONE.matches) detail.hide();
@@ -169,7 +170,7 @@ function open(item) {
   $("review").classList.add("open");
   if (!PHONE.matches) return;
   history.pushState({ open: true }, ""); // so that Back closes it
-  $("back").focus({ preventScroll: true });
+  $("detail").focus({ preventScroll: true });
 }
 
 function close() {
@@ -190,6 +191,11 @@ function step(by) {
 listen({ detail, grid, step, undo, close, isOpen, isPhone: () => PHONE.matches });
 $("undo").addEventListener("click", undo);
 $("more").addEventListener("click", () => load());
+$("all").addEventListener("click", () => {
+  for (const name of [...FILTERS, "text"]) $(name).value = "";
+  $("grid").focus({ preventScroll: true });
+  load();
+});
 $("back").addEventListener("click", close);
 $("previous").addEventListener("click", () => step(-1));
 $("next").addEventListener("click", () => step(1));
