@@ -182,6 +182,7 @@ async def test_words_that_could_not_be_saved_are_led_back_to(
     await caption.fill("Not lost.")
     await open_tab.get_by_role("button", name="Next").click()
     await expect(open_tab.locator("#name")).to_have_text("bad 1.png")
+    await expect(open_tab.locator("#say")).to_contain_text("The gateway cannot be reached.")
     await open_tab.get_by_label("Outcome").select_option("ok")
     await expect(open_tab.locator("#count")).to_have_text("3 captions")
     await open_tab.unroute("**/edit")

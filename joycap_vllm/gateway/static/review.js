@@ -212,12 +212,16 @@ addEventListener("popstate", ({ state }) => {
   else if (detail.item) $("review").classList.add("open");
 });
 
+let reachable = true; // what is wrong for long is said once
+
 setInterval(async () => {
   if (document.hidden || !view) return;
   try {
     tell(await api.get("status"));
+    reachable = true;
   } catch (error) {
-    say(error.message);
+    if (reachable) say(error.message);
+    reachable = false;
   }
 }, POLL);
 
