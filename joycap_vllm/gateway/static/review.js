@@ -132,7 +132,13 @@ let undoing = Promise.resolve();
 function undo() {
   undoing = undoing.then(async () => {
     await detail.save();
+    const waited = changes.lines.size > 0;
     await changes.idle();
+    try {
+      if (waited) tell(await api.get("status")); // answers may have overtaken each other
+    } catch (error) {
+      return say(error.message);
+    }
     if (!status.undo) return say("There is nothing to undo.");
     return back({ edit: status.undo.id }, status.undo.key);
   });
