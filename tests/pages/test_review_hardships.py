@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from gateway.conftest import CAPTION
-from gateway.reviewing import GOOD, LOOP, latest, make_job
-from playwright.async_api import Browser, Page, Route, expect
+from gateway.reviewing import GOOD, LOOP, glitched, job_of, latest, make_job, picture, write_journal
+from playwright.async_api import Browser, Page, Route, ViewportSize, expect
 
-from .conftest import PHONE
+from .conftest import DESKTOP, PHONE
 
 
 class Held:
@@ -181,6 +182,7 @@ async def test_words_that_could_not_be_saved_are_led_back_to(
     await caption.fill("Not lost.")
     await open_tab.get_by_role("button", name="Next").click()
     await expect(open_tab.locator("#name")).to_have_text("bad 1.png")
+    await expect(open_tab.locator("#say")).to_contain_text("The gateway cannot be reached.")
     await open_tab.get_by_label("Outcome").select_option("ok")
     await expect(open_tab.locator("#count")).to_have_text("3 captions")
     await open_tab.unroute("**/edit")
@@ -230,3 +232,35 @@ async def test_on_a_phone_back_closes_the_caption_and_then_leaves(
     await page.go_back()
     await expect(page).to_have_title("Studio · joycap")
     await phone.close()
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+async def test_very_long_names_and_texts_leave_the_controls_in_sight(
+    tab: Page, page_at: str, folder: Path, size: ViewportSize
+) -> None:
+    name = "a_very_long_name_that_never_ends_" * 6 + ".png"
+    picture(folder / name)
+    settings = job_of(folder, [name])
+    write_journal(folder, [glitched(name, settings, caption="x" * 2000, why="y" * 2000)])
+    (folder / name).with_suffix(".txt").write_text("z" * 2000)
+    await tab.set_viewport_size(size)
+    await tab.goto(page_at)
+    await tab.locator(".tile").click()
+    await expect(tab.locator("#caption")).to_have_value("z" * 2000)
+    box = await tab.get_by_role("button", name="Accept").bounding_box()
+
+    assert box is not None
+    assert box["y"] + box["height"] <= size["height"]
+    assert await tab.evaluate("document.documentElement.scrollWidth") == size["width"]
+
+
+async def test_a_search_that_finds_nothing_leads_back_to_all(
+    tab: Page, page_at: str, folder: Path
+) -> None:
+    make_job(folder)
+    await tab.goto(f"{page_at}?outcome=glitched&text=nothing+like+it")
+    await expect(tab.locator("#empty")).to_contain_text("No caption is like that.")
+    await tab.get_by_role("button", name="Show all captions").click()
+
+    await expect(tab.locator("#count")).to_have_text("5 captions")
+    await expect(tab.locator("#empty")).to_be_hidden()

@@ -10,6 +10,12 @@ export function sentence(text) {
   return text.charAt(0).toUpperCase() + text.slice(1) + end;
 }
 
+// What is longer than its room can be scrolled by keys too.
+function scrolls(part) {
+  if (part.scrollHeight > part.clientHeight) part.tabIndex = 0;
+  else part.removeAttribute("tabindex");
+}
+
 export class Detail {
   // `arrived(answer, words)` shows what came of a change; `say` tells a person something.
   constructor({ api, arrived, say, moved }) {
@@ -45,7 +51,7 @@ export class Detail {
       this.hideConflict();
       $("detail").scrollTop = 0;
     }
-    $("name").textContent = item.key;
+    $("name").textContent = $("name").title = item.key;
     const address = this.api.picture(item, "large");
     const large = $("large");
     if (large.getAttribute("src") !== address) large.src = address;
@@ -57,6 +63,7 @@ export class Detail {
     if (item.best) why.push(`The journal's text is another: ${item.best}`);
     $("why").textContent = why.join(" ");
     $("why").hidden = why.length === 0;
+    scrolls($("why"));
     const words = this.changes.text(item);
     if (!same || this.text.value !== words) this.text.value = words;
     this.text.readOnly = Boolean(item.trouble);
@@ -135,6 +142,7 @@ export class Detail {
     $("theirs").onclick = () => { this.hideConflict(); onFirst(); };
     $("mine").onclick = () => { this.hideConflict(); onSecond(); };
     $("conflict").hidden = false;
+    scrolls($("conflict-text"));
     $("conflict").scrollIntoView({ block: "nearest" });
     // Who is typing goes on doing so; the card is read out as an alert.
     if (document.activeElement !== this.text) $("theirs").focus({ preventScroll: true });
@@ -181,6 +189,7 @@ export class Detail {
     const tries = offer.attempts === 1 ? "1 attempt" : `${offer.attempts} attempts`;
     $("offer-facts").textContent = [tries, offer.why].filter(Boolean).join(" · ");
     $("offer-text").textContent = offer.caption || "There is no text.";
+    scrolls($("offer-text"));
     $("take").disabled = !offer.caption;
   }
 

@@ -108,7 +108,8 @@ async function load(at = 0) {
     loaded = found.facets.total;
     tell(found);
     $("count").textContent = found.total === 1 ? "1 caption" : `${found.total.toLocaleString()} captions`;
-    $("empty").textContent = found.facets.total ? "No caption is like that." : "There are no captions here yet.";
+    $("empty-why").textContent = found.facets.total ? "No caption is like that." : "There are no captions here yet.";
+    $("all").hidden = !found.facets.total;
     $("empty").hidden = found.total > 0;
     // The grid is measured beside the detail as it will be.
     if (!found.total || PHONE.matches) detail.hide();
@@ -131,7 +132,13 @@ let undoing = Promise.resolve();
 function undo() {
   undoing = undoing.then(async () => {
     await detail.save();
+    const waited = changes.lines.size > 0;
     await changes.idle();
+    try {
+      if (waited) tell(await api.get("status")); // answers may have overtaken each other
+    } catch (error) {
+      return say(error.message);
+    }
     if (!status.undo) return say("There is nothing to undo.");
     return back({ edit: status.undo.id }, status.undo.key);
   });
@@ -169,7 +176,7 @@ function open(item) {
   $("review").classList.add("open");
   if (!PHONE.matches) return;
   history.pushState({ open: true }, ""); // so that Back closes it
-  $("back").focus({ preventScroll: true });
+  $("detail").focus({ preventScroll: true });
 }
 
 function close() {
@@ -190,6 +197,11 @@ function step(by) {
 listen({ detail, grid, step, undo, close, isOpen, isPhone: () => PHONE.matches });
 $("undo").addEventListener("click", undo);
 $("more").addEventListener("click", () => load());
+$("all").addEventListener("click", () => {
+  for (const name of [...FILTERS, "text"]) $(name).value = "";
+  $("grid").focus({ preventScroll: true });
+  load();
+});
 $("back").addEventListener("click", close);
 $("previous").addEventListener("click", () => step(-1));
 $("next").addEventListener("click", () => step(1));
@@ -206,12 +218,16 @@ addEventListener("popstate", ({ state }) => {
   else if (detail.item) $("review").classList.add("open");
 });
 
+let reachable = true; // what is wrong for long is said once
+
 setInterval(async () => {
   if (document.hidden || !view) return;
   try {
     tell(await api.get("status"));
+    reachable = true;
   } catch (error) {
-    say(error.message);
+    if (reachable) say(error.message);
+    reachable = false;
   }
 }, POLL);
 
