@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -61,7 +64,7 @@ class _Door:
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > MOST_FILE:
             raise _too_large()
-        async with _counted(request).form(max_files=1, max_fields=16) as form:
+        async with _form(_counted(request)) as form:
             file, purpose = form.get("file"), form.get("purpose")
             if not isinstance(file, UploadFile):
                 raise RefusedError(400, "send the file as the part `file`", param="file")
@@ -130,6 +133,20 @@ class _Door:
         if file is None:
             raise RefusedError(404, f"no file is called {name!r}", param="file_id")
         return file
+
+
+@asynccontextmanager
+async def _form(request: Request) -> AsyncIterator[FormData]:
+    """The parts of a form, whose files are closed at the end."""
+    parser = MultiPartParser(request.headers, request.stream(), max_files=1, max_fields=16)
+    try:
+        yield await parser.parse()
+    except (MultiPartException, FormParserError) as error:
+        raise RefusedError(400, f"that is no whole form: {error}") from None
+    finally:
+        # Starlette leaves the file open of a form that breaks off.
+        for file in parser._files_to_close_on_error:  # noqa: SLF001
+            file.close()
 
 
 def _owner(request: Request) -> str | None:

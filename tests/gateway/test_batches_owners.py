@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -194,3 +195,17 @@ async def test_a_limit_that_is_none_is_refused(
         answer = await plain.get(f"{client.base_url}files", params={"limit": limit})
 
     assert answer.status_code == 400
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rest", [b"{}", b"{}\r\n--x", b"{}\r\n--x\xffx"])
+async def test_a_form_that_breaks_off_leaves_no_file_open(
+    captioner: Captioner, tmp_path: Path, serve: Serve, rest: bytes
+) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + rest
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    async with callers(captioner, tmp_path, serve) as (client,), httpx2.AsyncClient() as plain:
+        answer = await plain.post(f"{client.base_url}files", content=body, headers=headers)
+
+    assert answer.status_code == 400
+    gc.collect()
