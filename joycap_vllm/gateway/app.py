@@ -9,20 +9,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from joycap_vllm.errors import JoycapError
-from joycap_vllm.gateway.batches_door import batch_routes
+from joycap_vllm.gateway.batches.door import batch_routes
 from joycap_vllm.gateway.completions import Completions
 from joycap_vllm.gateway.context import GONE, Context
 from joycap_vllm.gateway.health import health_routes
 from joycap_vllm.gateway.locks import Locks
 from joycap_vllm.gateway.login import login_routes
 from joycap_vllm.gateway.metrics import Metrics
-from joycap_vllm.gateway.ollama import ollama_routes
+from joycap_vllm.gateway.ollama.door import ollama_routes
 from joycap_vllm.gateway.openai import openai_routes
 from joycap_vllm.gateway.pages import static_routes
 from joycap_vllm.gateway.reply import Refusal, RefusedError, refusal_of, refused
-from joycap_vllm.gateway.review import review_routes
-from joycap_vllm.gateway.studio import studio_routes
-from joycap_vllm.gateway.toolkit import toolkit_routes
+from joycap_vllm.gateway.review.door import review_routes
+from joycap_vllm.gateway.studio.door import studio_routes
+from joycap_vllm.gateway.toolkit.door import toolkit_routes
 
 
 def make_app(context: Context) -> Starlette:

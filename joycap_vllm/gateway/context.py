@@ -19,7 +19,7 @@ from joycap_vllm.gateway.reply import RefusedError
 from joycap_vllm.gateway.sessions import Sessions
 
 if TYPE_CHECKING:
-    from joycap_vllm.gateway.batches import Batches
+    from joycap_vllm.gateway.batches.queue import Batches
     from joycap_vllm.gateway.completions import Completions
 
 

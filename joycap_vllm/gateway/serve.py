@@ -22,7 +22,7 @@ from joycap_vllm.gateway.roots import existing_roots
 from joycap_vllm.job.collecting import seldom_collecting
 
 if TYPE_CHECKING:
-    from joycap_vllm.gateway.batches import Batches
+    from joycap_vllm.gateway.batches.queue import Batches
     from joycap_vllm.gateway.completions import Completions
     from joycap_vllm.gateway.context import Context
 
@@ -165,7 +165,7 @@ def _batches(
 ) -> Batches | None:
     """What keeps files and batches; None where nobody named a folder and there can be none, as on
     a machine that is all read-only."""
-    from joycap_vllm.gateway.batches import Batches
+    from joycap_vllm.gateway.batches.queue import Batches
 
     try:
         usual = platformdirs.user_state_path("joycap-vllm") / "gateway"

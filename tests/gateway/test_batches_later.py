@@ -19,10 +19,9 @@ from starlette.routing import Route
 
 from joycap_vllm import Captioner, CaptionerOptions
 from joycap_vllm.fleet import FleetOptions
-from joycap_vllm.gateway import batches_later
 from joycap_vllm.gateway.app import make_app
-from joycap_vllm.gateway.batches import Batches
-from joycap_vllm.gateway.batches_later import Later
+from joycap_vllm.gateway.batches.later import Later
+from joycap_vllm.gateway.batches.queue import Batches
 from joycap_vllm.gateway.completions import Completions
 from joycap_vllm.gateway.context import Context
 
@@ -113,7 +112,7 @@ async def test_the_other_lines_and_the_next_batch_are_answered_meanwhile(
 async def test_a_line_that_is_always_put_off_ends_as_an_error(
     client: AsyncOpenAI, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches_later, "_PAUSE", (0.01, 0.02))
+    monkeypatch.setattr("joycap_vllm.gateway.batches.later._PAUSE", (0.01, 0.02))
     batch = await begun(client, asked("talk", ask, "wine"), asked("talk", ask, "water"))
     ended = await until(client, batch, lambda found: found.status == "completed")
     error = orjson.loads((await client.files.content(ended.error_file_id)).content)

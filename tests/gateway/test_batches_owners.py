@@ -17,7 +17,7 @@ from openai import AsyncOpenAI, NotFoundError
 
 from joycap_vllm import Captioner
 from joycap_vllm.gateway.app import make_app
-from joycap_vllm.gateway.batches import Batches
+from joycap_vllm.gateway.batches.queue import Batches
 from joycap_vllm.gateway.completions import Completions
 from joycap_vllm.gateway.context import Context
 from joycap_vllm.gateway.keys import Key, Keyring, read_keys

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from joycap_vllm import Captioner
-from joycap_vllm.gateway.batches import Batches
+from joycap_vllm.gateway.batches.queue import Batches
 from joycap_vllm.gateway.bounds import (
     MOST_CHOICES,
     MOST_MESSAGES,

@@ -20,12 +20,12 @@ from starlette.routing import Mount, Route
 
 from joycap_vllm import Captioner
 from joycap_vllm.gateway.app import make_app
-from joycap_vllm.gateway.batches import Batches
+from joycap_vllm.gateway.batches.queue import Batches
 from joycap_vllm.gateway.completions import Completions
 from joycap_vllm.gateway.context import Context
 from joycap_vllm.gateway.keys import Keyring
-from joycap_vllm.gateway.review_book import id_of
-from joycap_vllm.gateway.review_find import find_books
+from joycap_vllm.gateway.review.book import id_of
+from joycap_vllm.gateway.review.find import find_books
 
 from .reviewing import make_job
 from .toolkit_calls import draw

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from joycap_vllm.gateway import review_folder, review_session
+from joycap_vllm.gateway.review import folder, session
 from joycap_vllm.job.journal import Journal
 from joycap_vllm.prompts import dual_prompts
 
@@ -159,8 +159,8 @@ async def test_an_undo_meant_for_another_edit_tells_which_one_is_next(
 async def test_edits_of_pictures_that_were_deleted_do_not_stand_in_the_way_of_undo(
     review: Review, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(review_folder, "_PAUSE", 0.0)
-    monkeypatch.setattr(review_session, "_FRESH", 0.0)
+    monkeypatch.setattr(folder, "_PAUSE", 0.0)
+    monkeypatch.setattr(session, "_FRESH", 0.0)
     for name in ("a.png", "b.png"):
         picture(pictures / name).with_suffix(".txt").write_text(GOOD)
     async with review(pictures) as reader:
@@ -217,7 +217,7 @@ async def test_what_a_job_adds_meanwhile_is_seen(
     review: Review, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = make_job(pictures)
-    monkeypatch.setattr("joycap_vllm.gateway.review_session._FRESH", 0.0)
+    monkeypatch.setattr("joycap_vllm.gateway.review.session._FRESH", 0.0)
     async with review(pictures) as reader:
         before = (await reader.view())["total"]
         write_journal(pictures, [glitched("more.png", settings)], number=2)

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joycap_vllm.errors import UsageError
-from joycap_vllm.gateway.review_book import Filter
-from joycap_vllm.gateway.review_files import Inside, OutsideError, Said
-from joycap_vllm.gateway.review_find import Found, find_books, open_book
-from joycap_vllm.gateway.review_job import JobBook
-from joycap_vllm.gateway.review_session import Session
-from joycap_vllm.gateway.review_thumbs import placeholder
+from joycap_vllm.gateway.review.book import Filter
+from joycap_vllm.gateway.review.files import Inside, OutsideError, Said
+from joycap_vllm.gateway.review.find import Found, find_books, open_book
+from joycap_vllm.gateway.review.job import JobBook
+from joycap_vllm.gateway.review.session import Session
+from joycap_vllm.gateway.review.thumbs import placeholder
 from joycap_vllm.job.stored import JOB_FILE, load_job
 
 from .reviewing import GOOD, glitched, job_of, make_job, picture, row, write_journal

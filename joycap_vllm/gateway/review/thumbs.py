@@ -15,7 +15,7 @@ from pathlib import Path
 import platformdirs
 
 from joycap_vllm.errors import ImageError, OutputError
-from joycap_vllm.gateway.review_files import Inside, digest
+from joycap_vllm.gateway.review.files import Inside, digest
 from joycap_vllm.job.thumbnails import small_jpeg
 
 SIDES = {"grid": 320, "large": 1280}  # pixels

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from joycap_vllm.errors import JoycapError, OutputError, UsageError
-from joycap_vllm.gateway.review_book import Book, Item, id_of
-from joycap_vllm.gateway.review_files import Said
+from joycap_vllm.gateway.review.book import Book, Item, id_of
+from joycap_vllm.gateway.review.files import Said
 from joycap_vllm.job.edits import Done, Edit, State, What, edit_line, edit_of, new_id
 from joycap_vllm.job.journal import Journal
 from joycap_vllm.job.scan import record_of

@@ -23,7 +23,7 @@ from joycap_vllm.gateway.completions import Completions
 from joycap_vllm.gateway.context import GONE, JSON, Context, json_body, may_know, while_connected
 from joycap_vllm.gateway.reply import RefusedError
 from joycap_vllm.gateway.roots import Placed, find_file, read_placed
-from joycap_vllm.gateway.toolkit_ask import read_fields, read_paths, read_prompt
+from joycap_vllm.gateway.toolkit.ask import read_fields, read_paths, read_prompt
 from joycap_vllm.images import Picture, Prepared
 from joycap_vllm.prompts import Prompt, legacy_prompt, load_table
 

@@ -1,9 +1,9 @@
 // Review: the page's parts put together.
 
-import { Api } from "/static/review-api.js";
-import { Detail, sentence } from "/static/review-detail.js";
-import { Grid } from "/static/review-grid.js";
-import { listen } from "/static/review-keys.js";
+import { Api } from "/static/review/api.js";
+import { Detail, sentence } from "/static/review/detail.js";
+import { Grid } from "/static/review/grid.js";
+import { listen } from "/static/review/keys.js";
 
 const $ = (id) => document.getElementById(id);
 const FILTERS = ["outcome", "glitch", "prompt"];

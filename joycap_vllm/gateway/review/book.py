@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from joycap_vllm.gateway.review_files import Inside, Said, digest
+from joycap_vllm.gateway.review.files import Inside, Said, digest
 from joycap_vllm.job.edits import Done, History, State, edit_of, read_on, state_of
 from joycap_vllm.job.lock import is_locked
 

@@ -13,8 +13,8 @@ from typing import BinaryIO, Literal
 import orjson
 
 from joycap_vllm.errors import OutputError
-from joycap_vllm.gateway.batches_later import Later
-from joycap_vllm.gateway.batches_lines import (
+from joycap_vllm.gateway.batches.later import Later
+from joycap_vllm.gateway.batches.lines import (
     Line,
     Place,
     answered,
@@ -25,7 +25,7 @@ from joycap_vllm.gateway.batches_lines import (
     results,
     unanswered,
 )
-from joycap_vllm.gateway.batches_store import Batch, Store
+from joycap_vllm.gateway.batches.store import Batch, Store
 from joycap_vllm.gateway.completions import Completions
 from joycap_vllm.gateway.reply import Refusal, Whole
 from joycap_vllm.job import Journal

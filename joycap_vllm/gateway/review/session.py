@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from joycap_vllm.gateway.review_book import Book, Filter, Item
-from joycap_vllm.gateway.review_desk import Desk
-from joycap_vllm.gateway.review_find import Found, open_book
-from joycap_vllm.gateway.review_thumbs import version_of
+from joycap_vllm.gateway.review.book import Book, Filter, Item
+from joycap_vllm.gateway.review.desk import Desk
+from joycap_vllm.gateway.review.find import Found, open_book
+from joycap_vllm.gateway.review.thumbs import version_of
 
 _FRESH = 2.0  # seconds between two looks at what is new
 _PATIENCE = 0.3  # seconds that somebody waits for a book to be read before being told of it

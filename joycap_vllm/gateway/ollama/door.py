@@ -19,7 +19,7 @@ from joycap_vllm.captioner import Outcome
 from joycap_vllm.gateway.completions import Completions
 from joycap_vllm.gateway.context import GONE, JSON, Context, read_body, while_connected
 from joycap_vllm.gateway.gate import OverError
-from joycap_vllm.gateway.ollama_ask import Asked, decode, read_chat, read_generate
+from joycap_vllm.gateway.ollama.ask import Asked, decode, read_chat, read_generate
 from joycap_vllm.gateway.prompting import MODEL, model_names
 from joycap_vllm.gateway.reply import (
     Refusal,

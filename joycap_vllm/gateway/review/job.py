@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from joycap_vllm.errors import UsageError
-from joycap_vllm.gateway.review_book import Book, Item, id_of
-from joycap_vllm.gateway.review_files import Inside, Said, digest
+from joycap_vllm.gateway.review.book import Book, Item, id_of
+from joycap_vllm.gateway.review.files import Inside, Said, digest
 from joycap_vllm.images import recipe_name
 from joycap_vllm.job.edits import State
 from joycap_vllm.job.homes import Homes

@@ -17,12 +17,12 @@ from joycap_vllm.errors import ImageError, JoycapError, OutputError
 from joycap_vllm.gateway.context import GONE, JSON, Context, json_body, while_connected
 from joycap_vllm.gateway.pages import page
 from joycap_vllm.gateway.reply import Refusal, RefusedError, refused
-from joycap_vllm.gateway.review_again import Again
-from joycap_vllm.gateway.review_book import Filter, Item
-from joycap_vllm.gateway.review_desk import BusyError, Change, ConflictError, StaleError
-from joycap_vllm.gateway.review_find import Found, find_books
-from joycap_vllm.gateway.review_session import Session, new_session
-from joycap_vllm.gateway.review_thumbs import SIDES, Thumbs, placeholder, version_of
+from joycap_vllm.gateway.review.again import Again
+from joycap_vllm.gateway.review.book import Filter, Item
+from joycap_vllm.gateway.review.desk import BusyError, Change, ConflictError, StaleError
+from joycap_vllm.gateway.review.find import Found, find_books
+from joycap_vllm.gateway.review.session import Session, new_session
+from joycap_vllm.gateway.review.thumbs import SIDES, Thumbs, placeholder, version_of
 from joycap_vllm.prompts import load_table
 from joycap_vllm.sources import escaped
 

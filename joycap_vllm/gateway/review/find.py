@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from joycap_vllm.errors import OutputError, UsageError
-from joycap_vllm.gateway.review_book import Book
-from joycap_vllm.gateway.review_files import Inside, digest
-from joycap_vllm.gateway.review_folder import FolderBook
-from joycap_vllm.gateway.review_job import JobBook
+from joycap_vllm.gateway.review.book import Book
+from joycap_vllm.gateway.review.files import Inside, digest
+from joycap_vllm.gateway.review.folder import FolderBook
+from joycap_vllm.gateway.review.job import JobBook
 from joycap_vllm.job.records import state_folder
 from joycap_vllm.job.stored import JOB_FILE, load_job
 from joycap_vllm.sources import escaped, image_names

@@ -13,9 +13,9 @@ import orjson
 from joycap_vllm.captioner import Captioner, Outcome
 from joycap_vllm.errors import ImageError, OutputError, UsageError
 from joycap_vllm.gateway.bounds import short_enough
-from joycap_vllm.gateway.review_book import Book, Item
-from joycap_vllm.gateway.review_desk import facts_of
-from joycap_vllm.gateway.review_job import JobBook
+from joycap_vllm.gateway.review.book import Book, Item
+from joycap_vllm.gateway.review.desk import facts_of
+from joycap_vllm.gateway.review.job import JobBook
 from joycap_vllm.job.journal import make_line
 from joycap_vllm.prompts import Prompt, build_prompt
 

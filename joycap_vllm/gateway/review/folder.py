@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from joycap_vllm.errors import UsageError
-from joycap_vllm.gateway.review_book import Book, Item, id_of
-from joycap_vllm.gateway.review_files import Inside, Said
+from joycap_vllm.gateway.review.book import Book, Item, id_of
+from joycap_vllm.gateway.review.files import Inside, Said
 from joycap_vllm.job.edits import State
 from joycap_vllm.job.lint_sidecars import Look, judge_text
 from joycap_vllm.job.pool import cores, in_order

@@ -18,7 +18,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message
 
-from joycap_vllm.gateway.batches import Batches
+from joycap_vllm.gateway.batches.queue import Batches
 from joycap_vllm.gateway.context import JSON, Context, caller, json_body
 from joycap_vllm.gateway.reply import RefusedError
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from joycap_vllm.errors import JoycapError
-from joycap_vllm.gateway.batches_later import Later
-from joycap_vllm.gateway.batches_lines import URL
-from joycap_vllm.gateway.batches_run import BatchRun
-from joycap_vllm.gateway.batches_store import Batch, Store, is_seen, new_id
+from joycap_vllm.gateway.batches.later import Later
+from joycap_vllm.gateway.batches.lines import URL
+from joycap_vllm.gateway.batches.run import BatchRun
+from joycap_vllm.gateway.batches.store import Batch, Store, is_seen, new_id
 from joycap_vllm.gateway.reply import RefusedError
 
 if TYPE_CHECKING:

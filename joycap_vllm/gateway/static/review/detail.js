@@ -1,7 +1,7 @@
 // The chosen caption: its picture, its words, and what can be done with them.
 
-import { Changes } from "/static/review-changes.js";
-import { chipOf } from "/static/review-grid.js";
+import { Changes } from "/static/review/changes.js";
+import { chipOf } from "/static/review/grid.js";
 
 const $ = (id) => document.getElementById(id);
 

@@ -17,7 +17,7 @@ from joycap_vllm.gateway.context import GONE, JSON, Context, json_body, while_co
 from joycap_vllm.gateway.pages import page
 from joycap_vllm.gateway.reply import refusal_of
 from joycap_vllm.gateway.request import decode_image
-from joycap_vllm.gateway.studio_ask import Ask, CaptionAsk, extra_groups, prompts_of, read_ask
+from joycap_vllm.gateway.studio.ask import Ask, CaptionAsk, extra_groups, prompts_of, read_ask
 from joycap_vllm.images import Prepared
 from joycap_vllm.prompts import Prompt, Sampling, load_table
 
