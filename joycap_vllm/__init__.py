@@ -12,40 +12,70 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
+    "Captioned",
     "Captioner",
     "CaptionerOptions",
+    "FleetOptions",
+    "ImageError",
+    "ImageLike",
     "JoycapError",
+    "Limits",
+    "NoCaptionError",
+    "NoEndpointError",
     "Outcome",
     "Prompt",
     "Sampling",
+    "SyncCaptioner",
+    "UsageError",
     "Verdict",
     "build_prompt",
+    "custom_prompt",
     "judge",
 ]
 
 _HOMES = {
+    "Captioned": "captioner",
     "Captioner": "captioner",
     "CaptionerOptions": "captioner",
+    "FleetOptions": "fleet",
+    "ImageError": "errors",
+    "ImageLike": "given",
     "JoycapError": "errors",
+    "Limits": "images",
+    "NoCaptionError": "errors",
+    "NoEndpointError": "errors",
     "Outcome": "captioner",
     "Prompt": "prompts",
     "Sampling": "prompts",
+    "SyncCaptioner": "sync",
+    "UsageError": "errors",
     "Verdict": "glitch",
     "build_prompt": "prompts",
+    "custom_prompt": "prompts",
     "judge": "glitch",
 }
 
 if TYPE_CHECKING:
-    from joycap_vllm.captioner import Captioner, CaptionerOptions, Outcome
-    from joycap_vllm.errors import JoycapError
+    from joycap_vllm.captioner import Captioned, Captioner, CaptionerOptions, Outcome
+    from joycap_vllm.errors import (
+        ImageError,
+        JoycapError,
+        NoCaptionError,
+        NoEndpointError,
+        UsageError,
+    )
+    from joycap_vllm.fleet import FleetOptions
+    from joycap_vllm.given import ImageLike
     from joycap_vllm.glitch import Verdict, judge
-    from joycap_vllm.prompts import Prompt, Sampling, build_prompt
+    from joycap_vllm.images import Limits
+    from joycap_vllm.prompts import Prompt, Sampling, build_prompt, custom_prompt
+    from joycap_vllm.sync import SyncCaptioner
+else:  # or type checkers would take any name for one of ours
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"joycap_vllm.{_HOMES[name]}"), name)
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"joycap_vllm.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

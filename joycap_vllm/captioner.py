@@ -7,11 +7,13 @@ are asked again until a caption comes or the attempts are used up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from os import PathLike
+from typing import Any, TypeVar, cast, overload
+from weakref import WeakSet
 
-from joycap_vllm.errors import ImageError, NoCaptionError, NoEndpointError
+from joycap_vllm.errors import ImageError, NoCaptionError, NoEndpointError, UsageError
 from joycap_vllm.fleet import (
     CONNECTIONS,
     Endpoint,
@@ -28,16 +30,20 @@ from joycap_vllm.fleet import (
     notes_on,
     usable,
 )
+from joycap_vllm.given import ImageLike, Pictures
 from joycap_vllm.glitch import Question
 from joycap_vllm.images import ImagePool, Limits, Picture, Prepared, Recipe, Wire
-from joycap_vllm.prompts import Prompt, ask, build_prompt
+from joycap_vllm.many import Captioned, Stream
+from joycap_vllm.prompts import Prompt, ask, build_prompts
 from joycap_vllm.task import Attempt, OnAnswer, Outcome, OutcomeKind, Task, seed_of
 
 __all__ = [
     "DEFAULT_URL",
     "Attempt",
+    "Captioned",
     "Captioner",
     "CaptionerOptions",
+    "ImageLike",
     "OnAnswer",
     "Outcome",
     "OutcomeKind",
@@ -45,6 +51,9 @@ __all__ = [
 ]
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
+T = TypeVar("T")
+P = TypeVar("P", bound=ImageLike)
+_NOT_OPEN = "use the captioner as an async context manager: async with ..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,7 @@ class CaptionerOptions:
         endpoints: More endpoints, which may come and go while it is open: a file with a base URL
             on each line, or `dns+http://NAME:PORT` for every address of a name. Empty is none.
         fleet: Concurrency, deadline and patience.
+        private_urls: Whether pictures given by URL may come from addresses inside your network.
     """
 
     model: str | None = None
@@ -78,6 +88,7 @@ class CaptionerOptions:
     check: bool = True
     endpoints: str = ""
     fleet: FleetOptions = field(default_factory=FleetOptions)
+    private_urls: bool = False
 
     def __post_init__(self) -> None:
         if self.endpoints:
@@ -88,9 +99,17 @@ class Captioner:
     """Captions images through a fleet of endpoints; use it as an async context manager.
 
     ```python
-    async with Captioner("http://gpu:8000/v1") as joy:
-        print(await joy.caption("dog.jpg", "straightforward"))
+    import asyncio
+    from joycap_vllm import Captioner
+
+    async def main():
+        async with Captioner("http://gpu:8000/v1") as joy:
+            print(await joy.caption("dog.jpg", "straightforward"))
+
+    asyncio.run(main())
     ```
+
+    `SyncCaptioner` is the same for programs without `async`.
 
     Args:
         urls: Base URLs of OpenAI-compatible servers; none are those of `options.endpoints`, or
@@ -112,6 +131,8 @@ class Captioner:
         self._following: asyncio.Task[None] | None = None
         self._fleet: Fleet | None = None
         self._pool: ImagePool | None = None
+        self._pictures: Pictures | None = None
+        self._streams: WeakSet[Stream[Any, Any]] = WeakSet()
 
     async def __aenter__(self) -> Captioner:
         options = self.options
@@ -124,6 +145,7 @@ class Captioner:
             await asyncio.gather(*(endpoint.close() for endpoint in endpoints))
             raise
         self._pool = ImagePool(options.workers, wire, options.limits, options.recipe or "default")
+        self._pictures = Pictures(self._pool, options.limits, private=options.private_urls)
         self._fleet = Fleet(endpoints, self.options.fleet)
         await self._fleet.__aenter__()
         if listing is not None or left_out:
@@ -132,6 +154,7 @@ class Captioner:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(*(stream.close() for stream in tuple(self._streams)))
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
@@ -139,40 +162,150 @@ class Captioner:
             await self._fleet.__aexit__()
         if self._pool is not None:
             self._pool.close()
+        if self._pictures is not None:
+            self._pictures.close()
 
     @property
     def fleet(self) -> Fleet:
         """The fleet, while the captioner is open."""
         if self._fleet is None:
-            raise RuntimeError("use the captioner as an async context manager: async with ...")
+            raise RuntimeError(_NOT_OPEN)
         return self._fleet
 
     @property
     def pool(self) -> ImagePool:
         """The pool that prepares pictures, while the captioner is open."""
         if self._pool is None:
-            raise RuntimeError("use the captioner as an async context manager: async with ...")
+            raise RuntimeError(_NOT_OPEN)
         return self._pool
 
-    async def caption(self, image: str | Path | bytes, prompt: str | Prompt = "descriptive") -> str:
+    @property
+    def pictures(self) -> Pictures:
+        """Reads what callers give as images, while the captioner is open."""
+        if self._pictures is None:
+            raise RuntimeError(_NOT_OPEN)
+        return self._pictures
+
+    async def caption(self, image: ImageLike, prompt: str | Prompt = "descriptive") -> str:
         """The caption of one image.
 
         Args:
-            image: A path, or the bytes of a picture file.
+            image: A path, an http(s) URL, the bytes of a picture file, or a PIL image.
             prompt: A caption type by name, or a prompt.
 
         Raises:
             ImageError: The picture cannot be used.
             NoCaptionError: All attempts were glitches, or the server refused the request.
             NoEndpointError: No endpoint can be reached any more.
+            UsageError: No caption type has that name.
         """
-        asked = build_prompt(prompt) if isinstance(prompt, str) else prompt
-        read = (lambda: image) if isinstance(image, bytes) else (lambda: _read(Path(image)))
-        prepared = await self.pool.prepare(read)
-        outcome = await self.outcome(prepared, asked, key=prepared.sha256)
+        (asked,) = build_prompts(prompt)
+        picture = await self.pictures.of(image, sends=1)
+        outcome = await self.outcome(picture, asked, key=picture.facts.sha256)
         if outcome.outcome != "ok" or outcome.caption is None:
             raise NoCaptionError(f"{outcome.glitch or 'failed'}: {outcome.why}")
         return outcome.caption
+
+    @overload
+    def caption_many(
+        self,
+        inputs: Iterable[P] | AsyncIterable[P],
+        prompt: str | Prompt | Sequence[str | Prompt] = ...,
+        *,
+        in_order: bool = ...,
+    ) -> AsyncGenerator[Captioned[P], None]: ...
+
+    @overload
+    def caption_many(
+        self,
+        inputs: Iterable[T] | AsyncIterable[T],
+        prompt: str | Prompt | Sequence[str | Prompt] = ...,
+        *,
+        image: Callable[[T], ImageLike],
+        in_order: bool = ...,
+    ) -> AsyncGenerator[Captioned[T], None]: ...
+
+    def caption_many(
+        self,
+        inputs: Iterable[Any] | AsyncIterable[Any],
+        prompt: str | Prompt | Sequence[str | Prompt] = "descriptive",
+        *,
+        image: Callable[[Any], ImageLike] | None = None,
+        in_order: bool = False,
+    ) -> AsyncGenerator[Captioned[Any], None]:
+        """Captions as they come, each with the input that it belongs to.
+
+        ```python
+        import asyncio
+        from pathlib import Path
+        from joycap_vllm import Captioner
+
+        async def main():
+            photos = Path("photos").rglob("*.jpg")
+            async with Captioner("http://gpu:8000/v1") as joy:
+                async for done in joy.caption_many(photos, ["descriptive", "danbooru-tag-list"]):
+                    print(done.input, done.prompt, done.caption or done.outcome.why)
+
+        asyncio.run(main())
+        ```
+
+        Inputs may be endless: they are read as the servers take them, and only while results are
+        taken. A picture that cannot be used, or gets no caption, is an outcome as any other. What
+        is in flight ends when the loop is left, at the latest when the captioner is closed;
+        `contextlib.aclosing` says when exactly. Memory holds the inputs in flight, so that paths
+        are better than pictures where they are large.
+
+        Args:
+            inputs: Images, or whatever `image` finds images in; a list, a generator (which is
+                read in a thread of its own) or an async one.
+            prompt: A caption type or a prompt, or several, all asked about each picture.
+            image: Where an input is no image itself, gives its image: `lambda row: row["path"]`.
+            in_order: Whether results come in the order of the inputs.
+
+        Raises:
+            UsageError: At once: an unknown caption type, or an image in place of many.
+            NoEndpointError: No endpoint can be reached any more.
+        """
+        if isinstance(inputs, str | bytes | PathLike):
+            raise UsageError(
+                "caption_many takes many images, such as a list or Path('photos').glob('*.jpg'); "
+                "caption takes one"
+            )
+        return self._many(inputs, build_prompts(prompt), image or _itself, in_order)
+
+    def _many(
+        self,
+        inputs: Iterable[T] | AsyncIterable[T],
+        prompts: tuple[Prompt, ...],
+        image: Callable[[T], ImageLike],
+        in_order: bool,
+    ) -> AsyncGenerator[Captioned[T], None]:
+        async def work(index: int, item: T) -> list[Captioned[T]]:
+            outcomes = await self._outcomes(image(item), prompts)
+            named = zip(prompts, outcomes, strict=True)
+            return [Captioned(item, index, prompt.name, outcome) for prompt, outcome in named]
+
+        def room() -> float:
+            return self.fleet.capacity / len(prompts) + 2 * self.pool.workers
+
+        stream = Stream(inputs, work, room, in_order=in_order)
+        self._streams.add(stream)
+        return stream.results()
+
+    async def _outcomes(self, image: ImageLike, prompts: tuple[Prompt, ...]) -> list[Outcome]:
+        try:
+            picture = await self.pictures.of(image, sends=len(prompts))
+        except ImageError as error:
+            return [Outcome("failed", None, why=str(error))] * len(prompts)
+        key = picture.facts.sha256
+        if len(prompts) == 1:
+            return [await self.outcome(picture, prompts[0], key=key)]
+        tasks = [asyncio.create_task(self.outcome(picture, p, key=key)) for p in prompts]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def outcome(
         self,
@@ -232,8 +365,5 @@ class Captioner:
         return endpoints, left_out
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error.strerror}") from error
+def _itself(item: Any) -> ImageLike:
+    return cast(ImageLike, item)

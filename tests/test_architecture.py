@@ -24,7 +24,10 @@ MAY_IMPORT = {
     "nano": LEAF,
     "fleet": LEAF | {"prompts"},
     "task": LEAF | {"images", "fleet", "glitch"},
-    "captioner": LEAF | {"prompts", "images", "fleet", "glitch", "task"},
+    "given": LEAF | {"images", "sources"},
+    "many": LEAF | {"task"},
+    "captioner": LEAF | {"prompts", "images", "fleet", "glitch", "task", "given", "many"},
+    "sync": LEAF | {"prompts", "captioner", "given", "many"},
     "job": LEAF | {"prompts", "images", "fleet", "glitch", "captioner", "sources", "outputs"},
     "server": LEAF | {"prompts", "fleet", "nano"},
     "gateway": LEAF
@@ -90,14 +93,24 @@ def test_files_stay_small_and_functions_fit_a_screen() -> None:
 
 def test_the_public_api_is_frozen() -> None:
     expected = [
+        "Captioned",
         "Captioner",
         "CaptionerOptions",
+        "FleetOptions",
+        "ImageError",
+        "ImageLike",
         "JoycapError",
+        "Limits",
+        "NoCaptionError",
+        "NoEndpointError",
         "Outcome",
         "Prompt",
         "Sampling",
+        "SyncCaptioner",
+        "UsageError",
         "Verdict",
         "build_prompt",
+        "custom_prompt",
         "judge",
     ]
 

@@ -4,6 +4,6 @@ Stands on the captioner. Starlette and uvicorn (the extra `web`) are imported wh
 """
 
 from joycap_vllm.gateway.serve import GatewayOptions, serve_gateway
-from joycap_vllm.gateway.toolkit_start import Defaults, toolkit_defaults
+from joycap_vllm.gateway.toolkit.start import Defaults, toolkit_defaults
 
 __all__ = ["Defaults", "GatewayOptions", "serve_gateway", "toolkit_defaults"]

@@ -9,20 +9,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from joycap_vllm.errors import JoycapError
-from joycap_vllm.gateway.batches_door import batch_routes
+from joycap_vllm.gateway.batches.door import batch_routes
 from joycap_vllm.gateway.completions import Completions
 from joycap_vllm.gateway.context import GONE, Context
 from joycap_vllm.gateway.health import health_routes
 from joycap_vllm.gateway.locks import Locks
 from joycap_vllm.gateway.login import login_routes
 from joycap_vllm.gateway.metrics import Metrics
-from joycap_vllm.gateway.ollama import ollama_routes
+from joycap_vllm.gateway.ollama.door import ollama_routes
 from joycap_vllm.gateway.openai import openai_routes
 from joycap_vllm.gateway.pages import static_routes
 from joycap_vllm.gateway.reply import Refusal, RefusedError, refusal_of, refused
-from joycap_vllm.gateway.review import review_routes
-from joycap_vllm.gateway.studio import studio_routes
-from joycap_vllm.gateway.toolkit import toolkit_routes
+from joycap_vllm.gateway.review.door import review_routes
+from joycap_vllm.gateway.studio.door import studio_routes
+from joycap_vllm.gateway.toolkit.door import toolkit_routes
 
 
 def make_app(context: Context) -> Starlette:
@@ -57,25 +57,27 @@ def make_app(context: Context) -> Starlette:
     )
 
 
-async def _on_refused(_: Request, error: Exception) -> Response:
+async def _on_refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)  # noqa: S101 - as registered
-    return refused(error.refusal)
+    return refused(error.refusal, request.scope["path"])
 
 
-async def _on_joycap(_: Request, error: Exception) -> Response:
+async def _on_joycap(request: Request, error: Exception) -> Response:
     assert isinstance(error, JoycapError)  # noqa: S101 - as registered
-    return refused(refusal_of(error))
+    return refused(refusal_of(error), request.scope["path"])
 
 
-async def _on_http(_: Request, error: Exception) -> Response:
+async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as registered
     headers = tuple((error.headers or {}).items())
-    return refused(Refusal(error.status_code, error.detail, headers=headers))
+    refusal = Refusal(error.status_code, error.detail, headers=headers)
+    return refused(refusal, request.scope["path"])
 
 
 async def _on_gone(_: Request, __: Exception) -> Response:
     return Response(status_code=GONE)
 
 
-async def _on_fault(_: Request, __: Exception) -> Response:
-    return refused(Refusal(500, "a fault in the gateway; its log says more", "server_error"))
+async def _on_fault(request: Request, __: Exception) -> Response:
+    fault = Refusal(500, "a fault in the gateway; its log says more", "server_error")
+    return refused(fault, request.scope["path"])

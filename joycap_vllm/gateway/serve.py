@@ -22,7 +22,7 @@ from joycap_vllm.gateway.roots import existing_roots
 from joycap_vllm.job.collecting import seldom_collecting
 
 if TYPE_CHECKING:
-    from joycap_vllm.gateway.batches import Batches
+    from joycap_vllm.gateway.batches.queue import Batches
     from joycap_vllm.gateway.completions import Completions
     from joycap_vllm.gateway.context import Context
 
@@ -122,7 +122,7 @@ async def _serve(
     from joycap_vllm.gateway.server import make_server
 
     Image.MAX_IMAGE_PIXELS = None  # pictures are held against --max-pixels before they are read
-    patient = replace(options.captioner.fleet, patience=_PATIENCE)
+    patient = replace(options.captioner.fleet, patience=_PATIENCE, impatient=True)
     how = replace(options.captioner, fleet=patient)
     # The captioner is opened outside of ASGI's lifespan: there its NoEndpointError would become a
     # traceback in uvicorn's log. The port is held already, and answers only once this is done.
@@ -165,7 +165,7 @@ def _batches(
 ) -> Batches | None:
     """What keeps files and batches; None where nobody named a folder and there can be none, as on
     a machine that is all read-only."""
-    from joycap_vllm.gateway.batches import Batches
+    from joycap_vllm.gateway.batches.queue import Batches
 
     try:
         usual = platformdirs.user_state_path("joycap-vllm") / "gateway"

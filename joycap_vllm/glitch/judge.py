@@ -26,6 +26,11 @@ def judge(
 ) -> Verdict:
     """Judges one answer, in time linear in its length.
 
+    >>> judge("A brown dog sleeps on a red sofa.").ok
+    True
+    >>> judge("A brown dog sleeps on a").glitch
+    'truncated'
+
     Args:
         text: The answer.
         style: What was asked for: prose, tags, or either (mixed).

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
+from PIL import Image
+
 from joycap_vllm.images.recipe import Limits, Prepared, Recipe, prepare
 from joycap_vllm.images.wires import Wire
 
@@ -39,7 +41,7 @@ class ImagePool:
         self._limits = limits or Limits()
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="joycap-image")
 
-    async def prepare(self, read: Callable[[], bytes]) -> Prepared:
+    async def prepare(self, read: Callable[[], bytes | Image.Image]) -> Prepared:
         """Calls `read` and prepares what it returns, both in a worker.
 
         Raises:

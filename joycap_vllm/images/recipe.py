@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal
@@ -32,6 +34,7 @@ _NAMES: dict[Recipe, str] = {
     "exact": "upright-rgb-white-384-lanczos-1",
     "fast": "upright-rgb-white-384-lanczos-fast-1",
 }
+_LOCKS = tuple(threading.Lock() for _ in range(64))
 _LEAST: dict[Recipe, int] = {"default": 2 * SIZE, "fast": SIZE}  # pixels that are decoded
 
 
@@ -62,8 +65,8 @@ class Prepared:
         mime: What it is, such as `image/jpeg`.
         width: Width of the picture as stored, in pixels.
         height: Height likewise.
-        size: Bytes of the picture as stored.
-        sha256: Hex digest of the picture as stored.
+        size: Bytes of the picture as stored; of one that was in memory, those of its pixels.
+        sha256: Hex digest of the picture as stored; of one that was in memory, as it is sent.
     """
 
     data: bytes
@@ -75,15 +78,15 @@ class Prepared:
 
 
 def prepare(
-    data: bytes,
+    data: bytes | Image.Image,
     wire: Wire = "jpeg",
     limits: Limits | None = None,
     recipe: Recipe = "default",
 ) -> Prepared:
-    """The whole recipe for the bytes of one picture.
+    """The whole recipe for one picture.
 
     Args:
-        data: The picture as stored.
+        data: The picture as stored, or one that Pillow holds, which is left as it is.
         wire: How it is encoded. `original` leaves pictures as they are stored, undecoded, where
             every server shows them to its model alike; the others get the recipe and jpeg.
         limits: What is refused.
@@ -94,14 +97,41 @@ def prepare(
         ImageError: The bytes are empty, no picture, damaged, or over a limit.
     """
     limits = limits or Limits()
+    if isinstance(data, Image.Image):
+        return _prepare_held(data, wire, limits, recipe)
     if not data:
         raise ImageError("the file is empty (0 bytes)")
     register()
+    with _faults_in_words(data, limits), Image.open(io.BytesIO(data)) as picture:
+        width, height = picture.size
+        _require_pixels(width, height, limits)
+        sent, mime = _sent(picture, data, wire, recipe)
+    return Prepared(
+        data=sent,
+        mime=mime,
+        width=width,
+        height=height,
+        size=len(data),
+        sha256=sha256(data).hexdigest(),
+    )
+
+
+def _prepare_held(picture: Image.Image, wire: Wire, limits: Limits, recipe: Recipe) -> Prepared:
+    width, height = picture.size
+    with _faults_in_words(b"", limits):
+        _require_pixels(width, height, limits)
+        with _LOCKS[id(picture) % len(_LOCKS)]:  # two threads cannot read one file
+            picture.load()
+        small = squash(to_rgb(picture)) if recipe == "exact" else _squashed(picture, picture.size)
+        sent, mime = encode(small, wire)
+    size, digest = width * height * len(picture.getbands()), sha256(sent).hexdigest()
+    return Prepared(sent, mime, width=width, height=height, size=size, sha256=digest)
+
+
+@contextlib.contextmanager
+def _faults_in_words(data: bytes, limits: Limits) -> Iterator[None]:
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            width, height = picture.size
-            _require_pixels(width, height, limits)
-            sent, mime = _sent(picture, data, wire, recipe)
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -111,14 +141,6 @@ def prepare(
         raise ImageError(_too_many_pixels("its size", limits)) from None
     except Exception as error:  # a decoder may raise anything at all on a damaged file
         raise ImageError(f"the image is damaged: {_in_words(error)}") from error
-    return Prepared(
-        data=sent,
-        mime=mime,
-        width=width,
-        height=height,
-        size=len(data),
-        sha256=sha256(data).hexdigest(),
-    )
 
 
 def _sent(picture: Image.Image, data: bytes, wire: Wire, recipe: Recipe) -> tuple[bytes, str]:
@@ -140,6 +162,10 @@ def _small(picture: Image.Image, least: int) -> Image.Image:
         drafted = picture.draft(None, (least, least))
         whole = drafted[1][2:] if drafted is not None else picture.size
     picture.load()
+    return _squashed(picture, whole)
+
+
+def _squashed(picture: Image.Image, whole: tuple[float, float]) -> Image.Image:
     turn = turn_of(picture)
     small = squash_fast(in_rgb(picture), whole)
     return small if turn is None else small.transpose(turn)

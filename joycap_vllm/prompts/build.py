@@ -28,6 +28,9 @@ def build_prompt(
 
     Only the table's own rows are formatted: braces in a text of the user's stay as they are.
 
+    >>> build_prompt("descriptive", words=20).text
+    'Write a detailed description for this image in 20 words or less.'
+
     Args:
         type_name: Name, title or alias of a caption type.
         length: One of the table's lengths, or a number of words as digits.
@@ -80,18 +83,38 @@ def _row_text(row: CaptionType, length: str, words: int | None) -> str:
     return row.length.replace("{length}", length)
 
 
+def build_prompts(prompt: str | Prompt | Sequence[str | Prompt]) -> tuple[Prompt, ...]:
+    """One prompt or several, each a caption type by name or a prompt.
+
+    Raises:
+        UsageError: An unknown type, none at all, or two of one name.
+    """
+    asked = [prompt] if isinstance(prompt, str | Prompt) else prompt
+    made = tuple(build_prompt(p) if isinstance(p, str) else p for p in asked)
+    names = [p.name for p in made]
+    if not names:
+        raise UsageError("give at least one prompt")
+    if len(set(names)) < len(names):
+        raise UsageError(f"two prompts have one name, by which captions are told apart: {names}")
+    return made
+
+
 def custom_prompt(
-    choices: Sequence[Choice],
+    choices: str | Sequence[Choice],
     *,
     system: str | None = None,
     sampling: Sampling | None = None,
     style: Style = "mixed",
 ) -> Prompt:
-    """A prompt of the user's own: one text, or several that are drawn by weight.
+    """A prompt of the user's own: one text, or several that are drawn by weight for each image.
+
+    >>> custom_prompt("Which colours are there?", style="tags").text
+    'Which colours are there?'
 
     Raises:
         UsageError: A text is empty, or holds a variable that no image can fill in.
     """
+    choices = [Choice(choices)] if isinstance(choices, str) else choices
     for choice in choices:
         if not choice.text.strip():
             raise UsageError("the prompt is empty")

@@ -19,10 +19,10 @@ from openai import APIStatusError, AsyncOpenAI, BadRequestError, ConflictError, 
 from openai.types import Batch
 
 from joycap_vllm import Captioner
-from joycap_vllm.gateway import batches_door
 from joycap_vllm.gateway.app import make_app
-from joycap_vllm.gateway.batches import Batches
-from joycap_vllm.gateway.batches_lines import read_line
+from joycap_vllm.gateway.batches import door
+from joycap_vllm.gateway.batches.lines import read_line
+from joycap_vllm.gateway.batches.queue import Batches
 from joycap_vllm.gateway.completions import Completions
 from joycap_vllm.gateway.context import Context
 
@@ -336,7 +336,7 @@ async def test_uploads_that_are_none_are_refused(client: AsyncOpenAI) -> None:
 async def test_a_file_over_the_limit_is_refused_however_it_is_sent(
     client: AsyncOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches_door, "MOST_FILE", 10_000)
+    monkeypatch.setattr(door, "MOST_FILE", 10_000)
     head = {"Content-Type": "multipart/form-data; boundary=b"}
     start = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 

@@ -18,9 +18,9 @@ from openai import AsyncOpenAI
 
 from joycap_vllm import Captioner, CaptionerOptions
 from joycap_vllm.errors import OutputError
-from joycap_vllm.gateway.batches import Batches
-from joycap_vllm.gateway.batches_lines import entry, input_lines
-from joycap_vllm.gateway.batches_store import Batch, Store, new_id
+from joycap_vllm.gateway.batches.lines import entry, input_lines
+from joycap_vllm.gateway.batches.queue import Batches
+from joycap_vllm.gateway.batches.store import Batch, Store, new_id
 from joycap_vllm.gateway.completions import Completions
 from joycap_vllm.gateway.serve import _batches
 

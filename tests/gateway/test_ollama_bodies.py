@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from joycap_vllm.errors import UsageError
-from joycap_vllm.gateway.ollama_ask import read_chat, read_generate
+from joycap_vllm.gateway.ollama.ask import read_chat, read_generate
 from joycap_vllm.gateway.reply import RefusedError
 
 json_values = st.recursive(

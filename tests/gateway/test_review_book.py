@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joycap_vllm.errors import UsageError
-from joycap_vllm.gateway.review_book import Filter
-from joycap_vllm.gateway.review_files import Inside, OutsideError, Said
-from joycap_vllm.gateway.review_find import Found, find_books, open_book
-from joycap_vllm.gateway.review_job import JobBook
-from joycap_vllm.gateway.review_session import Session
-from joycap_vllm.gateway.review_thumbs import placeholder
+from joycap_vllm.gateway.review.book import Filter
+from joycap_vllm.gateway.review.files import Inside, OutsideError, Said
+from joycap_vllm.gateway.review.find import Found, find_books, open_book
+from joycap_vllm.gateway.review.job import JobBook
+from joycap_vllm.gateway.review.session import Session
+from joycap_vllm.gateway.review.thumbs import placeholder
 from joycap_vllm.job.stored import JOB_FILE, load_job
 
 from .reviewing import GOOD, glitched, job_of, make_job, picture, row, write_journal
@@ -88,6 +88,17 @@ async def test_a_view_stands_still_while_its_captions_change(tmp_path: Path) -> 
     ]  # fmt: skip
     assert book.view(Filter(outcome="glitched"))[1] == 1
     assert book.facets.as_json()["outcomes"] == {"ok": 4, "glitched": 1}
+
+
+def test_no_view_has_the_name_of_one_before_a_restart(tmp_path: Path) -> None:
+    make_job(tmp_path)
+    names = set()
+    for _ in range(3):  # as after a restart: the same folder, read anew
+        book = JobBook(load_job(tmp_path / ".joycap"), Inside([tmp_path]))
+        book.refresh()
+        names |= {book.view(Filter())[0] for _ in range(3)}
+
+    assert len(names) == 9
 
 
 def test_old_views_are_let_go(tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joycap_vllm.gateway.review_book import Item, id_of
-from joycap_vllm.gateway.review_desk import Change, Desk
-from joycap_vllm.gateway.review_files import Inside
-from joycap_vllm.gateway.review_folder import PROMPT, FolderBook
-from joycap_vllm.gateway.review_job import JobBook
+from joycap_vllm.gateway.review.book import Item, id_of
+from joycap_vllm.gateway.review.desk import Change, Desk
+from joycap_vllm.gateway.review.files import Inside
+from joycap_vllm.gateway.review.folder import PROMPT, FolderBook
+from joycap_vllm.gateway.review.job import JobBook
 from joycap_vllm.job.edits import Edit, State, edit_line, edit_of, state_of
 from joycap_vllm.job.settings import JobSettings
 from joycap_vllm.job.stored import load_job
@@ -164,9 +164,9 @@ async def test_a_text_that_somebody_put_back_later_is_not_taken_for_a_kill(tmp_p
 _EDITOR = """
 import asyncio, sys
 from pathlib import Path
-from joycap_vllm.gateway.review_desk import Change, Desk
-from joycap_vllm.gateway.review_files import Inside
-from joycap_vllm.gateway.review_job import JobBook
+from joycap_vllm.gateway.review.desk import Change, Desk
+from joycap_vllm.gateway.review.files import Inside
+from joycap_vllm.gateway.review.job import JobBook
 from joycap_vllm.job.stored import load_job
 
 async def main(folder):

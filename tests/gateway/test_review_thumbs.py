@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from joycap_vllm.errors import ImageError
-from joycap_vllm.gateway.review_files import Inside
-from joycap_vllm.gateway.review_thumbs import Thumbs, version_of
+from joycap_vllm.gateway.review.files import Inside
+from joycap_vllm.gateway.review.thumbs import Thumbs, version_of
 
 from .reviewing import picture
 

@@ -21,7 +21,7 @@ from joycap_vllm.fleet import FleetOptions
 from joycap_vllm.gateway.app import make_app
 from joycap_vllm.gateway.context import Context
 from joycap_vllm.gateway.reply import RefusedError
-from joycap_vllm.gateway.studio_ask import Ask, CaptionAsk, extra_groups, prompts_of, read_ask
+from joycap_vllm.gateway.studio.ask import Ask, CaptionAsk, extra_groups, prompts_of, read_ask
 from joycap_vllm.prompts import load_table
 
 from .conftest import CAPTION, data_url
@@ -256,7 +256,7 @@ async def test_a_server_that_dies_is_told_in_the_stream(
 async def test_a_slow_server_is_told_of_so_that_no_proxy_hangs_up(
     gateway: str, upstream: Any, picture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("joycap_vllm.gateway.studio._BEAT", 0.01)
+    monkeypatch.setattr("joycap_vllm.gateway.studio.door._BEAT", 0.01)
     upstream.hold = asyncio.Event()
     async with (
         httpx2.AsyncClient(base_url=gateway) as client,

@@ -12,7 +12,7 @@ import pytest
 
 from joycap_vllm import Captioner
 from joycap_vllm.errors import NoEndpointError
-from joycap_vllm.gateway import toolkit
+from joycap_vllm.gateway.toolkit import door
 from joycap_vllm.prompts import legacy_prompt
 
 from .toolkit_calls import CAPTION, draw, post
@@ -95,7 +95,7 @@ async def test_a_batch_needs_a_list_of_paths(
 async def test_a_long_batch_sends_blanks_so_that_its_caller_does_not_give_up(
     service: httpx2.AsyncClient, drawn: str, upstream: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(toolkit, "_BEAT", 0.02)
+    monkeypatch.setattr(door, "_BEAT", 0.02)
     upstream.hold = asyncio.Event()
 
     async with service.stream("POST", "/batch_caption", json={"image_paths": [drawn]}) as reply:
@@ -120,7 +120,7 @@ async def test_a_dead_fleet_fails_the_rest_of_a_batch_without_waiting_for_each(
         asked.append(named["key"])
         raise NoEndpointError("no endpoint has answered for 60 s")
 
-    monkeypatch.setattr(toolkit, "_AT_ONCE", 1)
+    monkeypatch.setattr(door, "_AT_ONCE", 1)
     monkeypatch.setattr(captioner, "outcome", outcome)
     reply = await post(service, "/batch_caption", image_paths=paths)
 

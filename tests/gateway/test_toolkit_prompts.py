@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from joycap_vllm import Captioner, build_prompt
 from joycap_vllm.gateway.reply import RefusedError
-from joycap_vllm.gateway.toolkit_ask import read_fields, read_prompt
+from joycap_vllm.gateway.toolkit.ask import read_fields, read_prompt
 from joycap_vllm.prompts import legacy_prompt, load_table
 
 from .toolkit_calls import CAPTION, LEGACY, TAGS, post, sent_text

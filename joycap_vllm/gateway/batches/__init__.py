@@ -1,0 +1,1 @@
+"""OpenAI's files and batches: kept on disk, worked through one after the other, resumed."""

@@ -1,0 +1,1 @@
+"""The Studio: prompts tried on pictures."""
