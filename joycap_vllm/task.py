@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Literal
 
@@ -67,6 +67,7 @@ class Outcome:
         model: The model's name.
         usage: Tokens of all attempts together.
         trimmed: Whether the caption of a glitched task is the good beginning of its answer.
+        broken: Whether a failed task is one that the server broke on, and not one that it refused.
     """
 
     outcome: OutcomeKind
@@ -78,6 +79,7 @@ class Outcome:
     model: str = ""
     usage: Usage = field(default_factory=Usage)
     trimmed: bool = False
+    broken: bool = False
 
 
 class Task:
@@ -134,7 +136,7 @@ class Task:
             except ImageError as error:
                 return self._without_more(str(error))
             except _BlamedError as error:
-                return self._failed(str(error))
+                return replace(self._failed(str(error)), broken=True)
         return self._ended(ending)
 
     async def _attempt(self) -> None:

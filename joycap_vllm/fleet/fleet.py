@@ -34,11 +34,14 @@ class FleetOptions:
         concurrency: Requests in flight over the whole fleet; None finds it out.
         deadline: Seconds after which a request is given up and its connection closed.
         patience: Seconds that a job waits while no endpoint can be reached.
+        impatient: Whether a request that every server puts off as full is given up after the
+            patience even while others are answered.
     """
 
     concurrency: int | None = None
     deadline: float = 300.0
     patience: float = 300.0
+    impatient: bool = False
 
 
 class Fleet:
@@ -68,6 +71,7 @@ class Fleet:
         self._stations: dict[Member, Station] = {}
         self._sending = Sending(self._dispatch, self._stations, self._done, self._keep)
         self._past: list[tuple[str, Change]] = []
+        self._put_off = 0
         self._keepers: set[asyncio.Task[Any]] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._adviser: Adviser | None = Adviser()
@@ -100,6 +104,11 @@ class Fleet:
     def waiting(self) -> int:
         """Requests that wait for room."""
         return self._dispatch.waiting
+
+    @property
+    def put_off(self) -> int:
+        """Requests that a full server sent back, and that are sent again."""
+        return self._put_off
 
     @property
     def capacity(self) -> int:
@@ -217,15 +226,19 @@ class Fleet:
             NoEndpointError: No endpoint was well for the whole patience.
         """
         full_since = 0.0
-        while True:
-            ticket = await self._place(home, first)
-            try:
-                return await self._sending.send(ticket, home, make_body)
-            except FullError as error:
-                first, full_since = True, full_since or time()
-                self._require_patience(full_since, error)
-            finally:
-                self._done(ticket)
+        try:
+            while True:
+                ticket = await self._place(home, first)
+                try:
+                    return await self._sending.send(ticket, home, make_body)
+                except FullError as error:
+                    self._put_off += not full_since
+                    first, full_since = True, full_since or time()
+                    self._require_patience(full_since, error)
+                finally:
+                    self._done(ticket)
+        finally:
+            self._put_off -= bool(full_since)
 
     @contextlib.asynccontextmanager
     async def relay(
@@ -308,7 +321,9 @@ class Fleet:
 
     def _require_patience(self, full_since: float, error: FullError) -> None:
         patience = self.options.patience
-        if time() - full_since > patience and not self.answered_since(full_since):
+        if time() - full_since <= patience:
+            return
+        if self.options.impatient or not self.answered_since(full_since):
             raise NoEndpointError(f"every endpoint has been full for {patience:.0f} s: {error}")
 
     def _done(self, ticket: Ticket) -> None:

@@ -57,25 +57,27 @@ def make_app(context: Context) -> Starlette:
     )
 
 
-async def _on_refused(_: Request, error: Exception) -> Response:
+async def _on_refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)  # noqa: S101 - as registered
-    return refused(error.refusal)
+    return refused(error.refusal, request.scope["path"])
 
 
-async def _on_joycap(_: Request, error: Exception) -> Response:
+async def _on_joycap(request: Request, error: Exception) -> Response:
     assert isinstance(error, JoycapError)  # noqa: S101 - as registered
-    return refused(refusal_of(error))
+    return refused(refusal_of(error), request.scope["path"])
 
 
-async def _on_http(_: Request, error: Exception) -> Response:
+async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as registered
     headers = tuple((error.headers or {}).items())
-    return refused(Refusal(error.status_code, error.detail, headers=headers))
+    refusal = Refusal(error.status_code, error.detail, headers=headers)
+    return refused(refusal, request.scope["path"])
 
 
 async def _on_gone(_: Request, __: Exception) -> Response:
     return Response(status_code=GONE)
 
 
-async def _on_fault(_: Request, __: Exception) -> Response:
-    return refused(Refusal(500, "a fault in the gateway; its log says more", "server_error"))
+async def _on_fault(request: Request, __: Exception) -> Response:
+    fault = Refusal(500, "a fault in the gateway; its log says more", "server_error")
+    return refused(fault, request.scope["path"])

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from joycap_vllm.errors import JoycapError
+from joycap_vllm.gateway.batches_later import Later
 from joycap_vllm.gateway.batches_lines import URL
 from joycap_vllm.gateway.batches_run import BatchRun
-from joycap_vllm.gateway.batches_store import Batch, Store, new_id
+from joycap_vllm.gateway.batches_store import Batch, Store, is_seen, new_id
 from joycap_vllm.gateway.reply import RefusedError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Batches:
         self._completions = completions
         self._news = asyncio.Event()
         self._now: BatchRun | None = None
+        self._later: dict[str, Later] = {}
         self._stopping = False
         self._worker: asyncio.Task[None] | None = None
 
@@ -59,18 +61,19 @@ class Batches:
         if self._worker is not None:
             await asyncio.gather(self._worker, return_exceptions=True)
 
-    def create(self, fields: dict[str, Any]) -> dict[str, Any]:
+    def create(self, fields: dict[str, Any], owner: str | None = None) -> dict[str, Any]:
         """A new batch, as callers see it.
 
         Args:
             fields: The body of the request.
+            owner: Of the key that makes it; None where nobody needs one.
 
         Raises:
             RefusedError: It cannot be run so.
             OutputError: It cannot be kept.
         """
         source = fields.get("input_file_id")
-        if not isinstance(source, str) or self.store.file(source) is None:
+        if not isinstance(source, str) or self.store.file(source, owner) is None:
             raise RefusedError(400, f"no file is called {source!r}", param="input_file_id")
         if fields.get("endpoint") != URL:
             raise RefusedError(400, f"the endpoint must be {URL}", param="endpoint")
@@ -91,34 +94,40 @@ class Batches:
             "request_counts": {"total": 0, "completed": 0, "failed": 0},
             "metadata": _metadata(fields.get("metadata")),
         }
-        self.store.save(Batch(shown, new_id("file-"), new_id("file-")))
+        self.store.save(Batch(shown, new_id("file-"), new_id("file-"), owner))
         self._news.set()
         return shown
 
-    def get(self, batch_id: str) -> Batch:
+    def get(self, batch_id: str, viewer: str | None = None) -> Batch:
         """A batch as it is at this moment.
 
+        Args:
+            batch_id: Its id.
+            viewer: The owner that looks; None sees all.
+
         Raises:
-            RefusedError: There is none of that id.
+            RefusedError: There is none of that id for the viewer.
         """
         if self._now is not None and self._now.batch.id == batch_id:
-            return self._now.batch
-        batch = self.store.batch(batch_id)
-        if batch is None:
+            batch: Batch | None = self._now.batch
+        else:
+            batch = self.store.batch(batch_id)
+        if batch is None or not is_seen(batch.owner, viewer):
             raise RefusedError(404, f"no batch is called {batch_id!r}", param="batch_id")
         return batch
 
-    def all(self) -> list[Batch]:
-        """All batches, the oldest first."""
-        return [self.get(batch.id) for batch in self.store.batches()]
+    def all(self, viewer: str | None = None) -> list[Batch]:
+        """All batches that a viewer sees, the oldest first."""
+        seen = (batch for batch in self.store.batches() if is_seen(batch.owner, viewer))
+        return [self.get(batch.id) for batch in seen]
 
-    def cancel(self, batch_id: str) -> dict[str, Any]:
+    def cancel(self, batch_id: str, viewer: str | None = None) -> dict[str, Any]:
         """Ends a batch; what was answered stays.
 
         Raises:
-            RefusedError: There is none of that id, or it has ended.
+            RefusedError: There is none of that id for the viewer, or it has ended.
         """
-        batch = self.get(batch_id)
+        batch = self.get(batch_id, viewer)
         if batch.ended:
             raise RefusedError(409, f"the batch has ended already: {batch.shown['status']}")
         if batch.shown["status"] != "cancelling":
@@ -136,19 +145,35 @@ class Batches:
     async def _work(self) -> None:
         while not self._stopping:
             self._news.clear()
-            for batch in await asyncio.to_thread(self.store.batches):
-                if not batch.ended and not self._stopping:
+            found = await asyncio.to_thread(self.store.batches)
+            open_ = [batch for batch in found if not batch.ended]
+            self._later = {b.id: self._later[b.id] for b in open_ if b.id in self._later}
+            for batch in open_:
+                if not self._stopping and self._is_due(batch):
                     await self._run(batch.id)
             if not self._stopping:
-                await _within(self._news, _LOOK)
+                await _within(self._news, self._pause())
+
+    def _is_due(self, batch: Batch) -> bool:
+        """Whether it is a batch's turn: one whose lines were put off lets others go before it."""
+        later = self._later.get(batch.id)
+        over = batch.shown["status"] == "cancelling" or time.time() >= batch.shown["expires_at"]
+        return over or later is None or time.monotonic() >= later.due
+
+    def _pause(self) -> float:
+        left = [later.due - time.monotonic() for later in self._later.values()]
+        return max(0.0, min(left, default=_LOOK))
 
     async def _run(self, batch_id: str) -> None:
         batch = self.store.batch(batch_id)  # it may have been cancelled since
         if batch is None:
             return
-        self._now = BatchRun(self.store, batch, self._completions)
+        later = self._later.pop(batch_id, Later())
+        self._now = BatchRun(self.store, batch, self._completions, later)
         try:
             await self._now.run()
+            if later:
+                self._later[batch_id] = later
         except Exception as error:
             self._tell(f"{batch_id} stopped: {error}; it goes on in {_LOOK:.0f} s", error)
         finally:

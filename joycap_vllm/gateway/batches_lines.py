@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from joycap_vllm.gateway.bounds import MOST_VALUES, is_sprawling
 from joycap_vllm.gateway.reply import Whole
 from joycap_vllm.job.scan import lines_of
 
@@ -69,6 +70,9 @@ def read_line(number: int, line: bytes | None, seen: set[str]) -> Line:
     """
     if line is None:
         return Line(None, code="invalid_json_line", why=f"line {number} is too long")
+    if is_sprawling(line):
+        why = f"line {number} holds more than {MOST_VALUES:,} values"
+        return Line(None, code="invalid_json_line", why=why)
     try:
         data = orjson.loads(line.removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:

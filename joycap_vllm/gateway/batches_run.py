@@ -13,6 +13,7 @@ from typing import BinaryIO, Literal
 import orjson
 
 from joycap_vllm.errors import OutputError
+from joycap_vllm.gateway.batches_later import Later
 from joycap_vllm.gateway.batches_lines import (
     Line,
     Place,
@@ -33,7 +34,7 @@ from joycap_vllm.job.batch import MOST_REQUESTS
 MOST_LINE = 32 << 20  # bytes; as of a live request
 _LOOK = 0.05  # seconds between two looks for room and for a reason to end
 _LATER = frozenset({429, 503})  # statuses that say nothing about the request
-_PAUSE = (1.0, 30.0)  # seconds, doubling, before a request is sent again after one of those
+_MOST_PUT_OFF = 8  # requests that wait for a full server beside those that have room
 _GRACE = 5.0  # seconds that requests in flight get when the gateway ends
 
 _End = Literal["", "expired", "cancelled", "stopped"]
@@ -46,13 +47,17 @@ class BatchRun:
         store: Where it is kept.
         batch: The batch; its counts and status change as it runs.
         completions: Who answers.
+        later: Its lines that were put off in earlier rounds.
     """
 
-    def __init__(self, store: Store, batch: Batch, completions: Completions) -> None:
+    def __init__(
+        self, store: Store, batch: Batch, completions: Completions, later: Later | None = None
+    ) -> None:
         self.batch = batch
         self.stopping = False
         self._store = store
         self._completions = completions
+        self._later = Later() if later is None else later
         self._folder = store.folder(batch.id)
         self._active: set[asyncio.Task[None]] = set()
         self._moved = asyncio.Event()
@@ -60,7 +65,8 @@ class BatchRun:
         self._failure: BaseException | None = None
 
     async def run(self) -> None:
-        """Runs it to its end, unless another gateway does, or this one stops.
+        """Runs it to its end, unless another gateway does, this one stops, or lines were put off;
+        it goes on where it is run again.
 
         Raises:
             OutputError: Something cannot be written; what was synced is kept.
@@ -82,6 +88,10 @@ class BatchRun:
                     task.cancel()
                 await asyncio.gather(*self._active, return_exceptions=True)
             if end == "stopped":
+                return
+            if self._later and not end:
+                self._later.rest()
+                self._store.save(self.batch)
                 return
             await self._finish(end)
         self._store.forget_results(self.batch.id)
@@ -111,6 +121,7 @@ class BatchRun:
     async def _feed(self, journal: Journal, done: dict[int, Place]) -> _End:
         """Begins requests while there is room, and waits for the last."""
         end: _End = ""
+        self._later.begin()
         for number, raw in self._left(done):
             while not (end := self._end()) and not self._room():
                 await self._wait()
@@ -133,6 +144,9 @@ class BatchRun:
             result, ok = unanswered(line, line.code, line.why), False
         else:
             whole = await self._answer(line)
+            down = self._completions.captioner.fleet.down
+            if whole.status in _LATER and self._later.put_off(number, down=down):
+                return
             result, ok = answered(line, whole), whole.status == 200
         try:
             data = entry(number, result, ok=ok)
@@ -143,23 +157,23 @@ class BatchRun:
         self.batch.shown["request_counts"]["completed" if ok else "failed"] += 1
 
     async def _answer(self, line: Line) -> Whole:
-        pause = _PAUSE[0]
-        while True:
-            try:
-                whole = await self._completions.answer(line.body)
-            except Exception:
-                logging.getLogger("uvicorn.error").exception("a fault in a line of a batch")
-                why = "a fault in the gateway; its log says more"
-                return Whole.of(Refusal(500, why, "server_error"))
-            if whole.status not in _LATER:
-                return whole
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _PAUSE[1])
+        try:
+            return await self._completions.answer(line.body)
+        except Exception:
+            logging.getLogger("uvicorn.error").exception("a fault in a line of a batch")
+            why = "a fault in the gateway; its log says more"
+            return Whole.of(Refusal(500, why, "server_error"))
 
     def _room(self) -> bool:
-        """Whether one more request may begin: live ones go first, so none does while any waits."""
+        """Whether one more request may begin: live ones go first, so none does while any waits.
+
+        Those that a full server sent back wait too, perhaps for ever, and a few hold up no others.
+        """
         fleet, ahead = self._completions.captioner.fleet, self._completions.captioner.pool.workers
-        return not fleet.waiting and len(self._active) < fleet.capacity + ahead
+        if fleet.down:
+            return not self._active  # which will tell once a server is up again
+        held = min(fleet.put_off, _MOST_PUT_OFF)
+        return fleet.waiting <= held and len(self._active) - held < fleet.capacity + ahead
 
     def _end(self) -> _End:
         if self.stopping or self._failure is not None:
@@ -209,10 +223,14 @@ class BatchRun:
         counts = self.batch.shown["request_counts"]
         if counts["completed"]:
             written["output_file_id"] = self.batch.output
-            self._store.write_file(self.batch.output, f"{name}_output.jsonl", purpose, answers)
+            self._store.write_file(
+                self.batch.output, f"{name}_output.jsonl", purpose, answers, self.batch.owner
+            )
         if counts["failed"] or end:
             written["error_file_id"] = self.batch.errors
-            self._store.write_file(self.batch.errors, f"{name}_error.jsonl", purpose, errors)
+            self._store.write_file(
+                self.batch.errors, f"{name}_error.jsonl", purpose, errors, self.batch.owner
+            )
         return written
 
     def _not_asked(self, done: dict[int, Place], end: _End) -> Iterator[bytes]:

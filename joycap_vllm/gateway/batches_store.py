@@ -2,7 +2,8 @@
 
 `files/<id>.json` describes a file, `files/<id>.data` is what it holds; `batches/<id>/batch.json` is
 the batch as callers see it, and beside it lies the journal of its results. A batch that is to be
-cancelled has a file `cancel` there, which whichever gateway runs it will see.
+cancelled has a file `cancel` there, which whichever gateway runs it will see. Both descriptions
+name the owner of the key that made them, where there was one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from joycap_vllm.errors import OutputError
 from joycap_vllm.outputs import replacing, write_atomically
 
 _ID = re.compile(r"(file-|batch_)[0-9a-f]{24}")
+_OWNER = "owner"
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 
 
@@ -33,11 +35,13 @@ class Batch:
         shown: What callers see.
         output: The id that the file of its answers has once it is there.
         errors: The same for the file of its errors.
+        owner: Of the key that made it; None where there were no keys, or of an earlier version.
     """
 
     shown: dict[str, Any]
     output: str
     errors: str
+    owner: str | None = None
 
     @property
     def id(self) -> str:
@@ -83,16 +87,23 @@ class Store:
                     error.errno,
                 ) from error
 
-    def add_file(self, source: BinaryIO, name: str, purpose: str) -> dict[str, Any]:
+    def add_file(
+        self, source: BinaryIO, name: str, purpose: str, owner: str | None = None
+    ) -> dict[str, Any]:
         """A new file with what `source` holds, as callers see it."""
 
         def copied(file: BinaryIO) -> None:
             shutil.copyfileobj(source, file, 1 << 20)
 
-        return self.write_file(new_id("file-"), name, purpose, copied)
+        return self.write_file(new_id("file-"), name, purpose, copied, owner)
 
     def write_file(
-        self, file_id: str, name: str, purpose: str, write: Callable[[BinaryIO], None]
+        self,
+        file_id: str,
+        name: str,
+        purpose: str,
+        write: Callable[[BinaryIO], None],
+        owner: str | None = None,
     ) -> dict[str, Any]:
         """A file that `write` fills; one of the same id is replaced.
 
@@ -112,20 +123,32 @@ class Store:
             "status": "processed",
             "expires_at": None,
         }
-        write_atomically(self._files / f"{file_id}.json", orjson.dumps(shown))
+        kept = shown if owner is None else {**shown, _OWNER: owner}
+        try:
+            write_atomically(self._files / f"{file_id}.json", orjson.dumps(kept))
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         return shown
 
     def content(self, file_id: str) -> Path:
         """Where the content of a file is."""
         return self._files / f"{file_id}.data"
 
-    def file(self, file_id: str) -> dict[str, Any] | None:
-        """A file as callers see it; None where there is none of that id."""
-        return _read(self._files / f"{file_id}.json") if _ID.fullmatch(file_id) else None
+    def file(self, file_id: str, viewer: str | None = None) -> dict[str, Any] | None:
+        """A file as callers see it; None where there is none of that id for them.
 
-    def files(self) -> list[dict[str, Any]]:
-        """All files, the oldest first."""
-        found = (_read(path) for path in self._files.glob("file-*.json"))
+        Args:
+            file_id: Its id.
+            viewer: The owner that looks; None sees all.
+        """
+        if not _ID.fullmatch(file_id):
+            return None
+        return _seen(_read(self._files / f"{file_id}.json"), viewer)
+
+    def files(self, viewer: str | None = None) -> list[dict[str, Any]]:
+        """All files that a viewer sees, the oldest first."""
+        found = (_seen(_read(path), viewer) for path in self._files.glob("file-*.json"))
         return sorted(filter(None, found), key=_age)
 
     def remove_file(self, file_id: str) -> None:
@@ -152,7 +175,9 @@ class Store:
             return None
         data = _read(self.folder(batch_id) / "batch.json")
         try:
-            return None if data is None else Batch(data["shown"], data["output"], data["errors"])
+            if data is None:
+                return None
+            return Batch(data["shown"], data["output"], data["errors"], data.get(_OWNER))
         except KeyError:
             return None
 
@@ -173,6 +198,18 @@ class Store:
         """Removes the journal of a batch, whose files hold all that it held."""
         for path in self.folder(batch_id).glob("journal-*.jsonl"):
             path.unlink(missing_ok=True)
+
+
+def is_seen(owner: str | None, viewer: str | None) -> bool:
+    """Whether a viewer sees what belongs to an owner; what belongs to nobody is everybody's."""
+    return viewer is None or owner is None or owner == viewer
+
+
+def _seen(kept: dict[str, Any] | None, viewer: str | None) -> dict[str, Any] | None:
+    """A file without what is not shown."""
+    if kept is None or not is_seen(kept.pop(_OWNER, None), viewer):
+        return None
+    return kept
 
 
 def _age(shown: dict[str, Any]) -> tuple[int, str]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 from starlette.requests import Request
 
 from joycap_vllm.captioner import Captioner
+from joycap_vllm.gateway.bounds import require_terse
 from joycap_vllm.gateway.gate import Gate, OverError, too_large
-from joycap_vllm.gateway.keys import Keyring
+from joycap_vllm.gateway.keys import Key, Keyring
 from joycap_vllm.gateway.limits import Limits
 from joycap_vllm.gateway.reply import RefusedError
 from joycap_vllm.gateway.sessions import Sessions
@@ -22,9 +23,21 @@ if TYPE_CHECKING:
     from joycap_vllm.gateway.completions import Completions
 
 
-__all__ = ["GONE", "JSON", "Context", "Limits", "json_body", "read_body", "while_connected"]
+__all__ = [
+    "CALLER",
+    "GONE",
+    "JSON",
+    "Context",
+    "Limits",
+    "caller",
+    "json_body",
+    "may_know",
+    "read_body",
+    "while_connected",
+]
 
 JSON = "application/json"
+CALLER = "joycap.caller"  # where a request's scope has the key that it came with
 GONE = 499  # nginx's status for a client that left; nobody reads it
 
 _T = TypeVar("_T")
@@ -63,11 +76,22 @@ class Context:
     sessions: Sessions = field(default_factory=Sessions)
 
 
+def caller(request: Request) -> Key | None:
+    """The key that a request came with; None for anybody's."""
+    key: Key | None = request.scope.get(CALLER)
+    return key
+
+
+def may_know(request: Request, context: Context) -> bool:
+    """Whether a caller may be told how things are inside: addresses of servers, say."""
+    return not context.keys or caller(request) is not None
+
+
 async def json_body(request: Request, limits: Limits) -> bytes:
     """The body of a request that must be JSON.
 
     Raises:
-        RefusedError: It says that it is something else, or is too large.
+        RefusedError: It says that it is something else, is too large, or holds too many values.
     """
     return await read_body(request, limits)
 
@@ -81,7 +105,8 @@ async def read_body(request: Request, limits: Limits, *, any_type: bool = False)
         any_type: Whether it need not say that it is JSON; only for what no page can have sent.
 
     Raises:
-        RefusedError: It says that it is something else than JSON, or is too large.
+        RefusedError: It says that it is something else than JSON, is too large, or holds too many
+            values.
     """
     # A page of another origin can post plain text without being asked first, but not JSON.
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -93,7 +118,9 @@ async def read_body(request: Request, limits: Limits, *, any_type: bool = False)
         size += len(chunk)
         if size > limits.body:
             raise OverError(too_large(limits.body))
-    return b"".join(chunks)
+    body = b"".join(chunks)
+    require_terse(body)
+    return body
 
 
 async def while_connected(request: Request, work: Coroutine[None, None, _T]) -> _T | None:

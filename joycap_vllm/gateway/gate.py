@@ -13,6 +13,7 @@ from starlette.types import Message, Receive
 from joycap_vllm.gateway.limits import Limits
 from joycap_vllm.gateway.reply import Refusal, RefusedError
 
+FAILURES = (1 / 6, 10)  # wrong keys a second, and at once, from one address
 _MOST_BUCKETS = 10_000
 _AGAIN = 5  # seconds after which a full gateway may be asked again
 _CLOSE = ("Connection", "close")

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from joycap_vllm.gateway.context import JSON, Context
+from joycap_vllm.gateway.context import JSON, Context, may_know
 
 
 def health_routes(context: Context) -> list[BaseRoute]:
@@ -24,9 +24,11 @@ def health_routes(context: Context) -> list[BaseRoute]:
         away = bool(context.captioner.fleet.state)
         return _told({"status": "unavailable" if away else "ready"}, 503 if away else 200)
 
-    async def health(_: Request) -> Response:
-        """503 with the reason while no endpoint can be reached."""
+    async def health(request: Request) -> Response:
+        """503 while no endpoint can be reached; why is told to those who may ask for work."""
         why = context.captioner.fleet.state
+        if why and not may_know(request, context):
+            return _told({"status": "unavailable"}, 503)
         return _told({"status": "unavailable", "why": why}, 503) if why else _told({"status": "ok"})
 
     return [

@@ -6,6 +6,7 @@ import hmac
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 from joycap_vllm.errors import UsageError
@@ -20,10 +21,20 @@ class Key:
     Args:
         name: What it is called in figures; never secret.
         secret: What callers send.
+        named: Whether the name is its owner's choice, and not only the number of its line.
     """
 
     name: str
     secret: bytes = field(repr=False)
+    named: bool = field(default=True, compare=False)
+
+    @property
+    def owner(self) -> str:
+        """Whose files and batches are those made with it: its name, or where it has none a digest,
+        since lines move when a key is put before them."""
+        if self.named:
+            return self.name
+        return "key " + sha256(b"joycap owner\0" + self.secret).hexdigest()[:24]
 
 
 class Keyring:
@@ -45,7 +56,7 @@ class Keyring:
     @classmethod
     def of(cls, *secrets: bytes) -> Keyring:
         """Keys named by their place: key-1, key-2."""
-        return cls(*(Key(f"key-{at}", secret) for at, secret in enumerate(secrets, 1)))
+        return cls(*(Key(f"key-{at}", secret, named=False) for at, secret in enumerate(secrets, 1)))
 
     def find(self, secret: bytes) -> Key | None:
         """The key with this secret; None for any other."""
@@ -87,7 +98,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
         name = words[0].decode("utf-8", "replace") if len(words) == 2 else f"key-{number}"
         if name in keys:
             raise UsageError(f"{where}: a second key is called {name}; choose another name")
-        keys[name] = Key(name, words[-1])
+        keys[name] = Key(name, words[-1], named=len(words) == 2)
     if not keys:
         raise UsageError(f"the keys file {path} holds no key; write one a line")
     return tuple(keys.values())

@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import orjson
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from joycap_vllm.gateway import origins
+from joycap_vllm.gateway.context import CALLER
 from joycap_vllm.gateway.dress import dressed
-from joycap_vllm.gateway.gate import Buckets, Reading, too_often
+from joycap_vllm.gateway.gate import FAILURES, Buckets, Reading, too_often
 from joycap_vllm.gateway.keys import Key
 from joycap_vllm.gateway.login import cookie_key
 from joycap_vllm.gateway.pages import ACCOUNT
@@ -29,9 +28,10 @@ OPEN = frozenset({"/health", "/live", "/ready", "/login", "/logout"})
 _STATIC = "/static/"
 _UPLOADS = frozenset({"/v1/files"})
 _NO_WORK = frozenset({"/login", "/logout"})
-# Doors whose clients, those of Ollama and AI-Toolkit, take an error to be a text.
-_PLAIN = ("/api/", "/caption", "/batch_caption", "/prompts", "/progress", "/shutdown")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+# What keeps a supervisor from ending the gateway, and has a count of its own, or asks for no key.
+_ALWAYS = frozenset({"/live", "/ready", "/login", "/logout"})
+_TOO_MANY_KEYS = "too many wrong keys came from this address; try again later"
 _BURST = 10.0  # seconds' worth of requests that may come at once
 
 
@@ -50,6 +50,7 @@ class Locks:
         self._context = context
         self._metrics = metrics
         self._buckets = None if rate is None else Buckets(rate, rate * _BURST)
+        self._failures = Buckets(*FAILURES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hands the request on, or refuses it."""
@@ -67,7 +68,7 @@ class Locks:
             # Starlette answers faults outside of all middleware, where nothing dresses them.
             if not answer.status:
                 fault = Refusal(500, "a fault in the gateway; its log says more", "server_error")
-                await refused(fault)(scope, receive, answer)
+                await refused(fault, scope["path"])(scope, receive, answer)
             raise
         finally:
             self._metrics.note(scope, answer.status, time.perf_counter() - began)
@@ -90,7 +91,7 @@ class Locks:
         if refusal is not None:
             if refusal.status == 401 and _wants_page(scope, headers):
                 refusal = _to_login(scope)
-            await _worded(refusal, scope["path"])(scope, receive, send)
+            await refused(refusal, scope["path"])(scope, receive, send)
             return
         length = headers.get(b"content-length", b"0")[:20]
         said = int(length) if length.isdigit() else 0
@@ -131,9 +132,19 @@ class Locks:
             scope[ACCOUNT] = key.name if key else ""
             if key is not None and scope["method"] not in _SAFE and not origins.is_own(headers):
                 return key, Refusal(403, "only the gateway's own pages may use its cookie")
-        if key is None and path not in OPEN and not path.startswith(_STATIC):
-            return None, Refusal(401, "send one of the gateway's keys as a bearer token")
+        if key is not None:
+            scope[CALLER] = key
+        elif path not in OPEN and not path.startswith(_STATIC):
+            return None, self._unknown(scope, given)
+        elif given and path not in _ALWAYS and (wait := self._failures.take(_address(scope))):
+            return None, too_often(wait, _TOO_MANY_KEYS)
         return key, None
+
+    def _unknown(self, scope: Scope, given: bytes) -> Refusal:
+        """Wrong keys are counted, and right ones let in however many wrong ones came before."""
+        if given and (wait := self._failures.take(_address(scope))):
+            return too_often(wait, _TOO_MANY_KEYS)
+        return Refusal(401, "send one of the gateway's keys as a bearer token")
 
     def _too_much(self, scope: Scope, key: Key | None) -> Refusal | None:
         if not _is_work(scope):
@@ -141,7 +152,7 @@ class Locks:
         refusal = self._context.gate.refusal(self._context.limits.queue)
         if refusal is not None or self._buckets is None:
             return refusal
-        who = f"key {key.name}" if key else f"at {(scope.get('client') or ('?',))[0]}"
+        who = f"key {key.name}" if key else f"at {_address(scope)}"
         if wait := self._buckets.take(who):
             rate = self._context.limits.rate
             return too_often(wait, f"more than {rate:g} requests a second; ask again later")
@@ -187,12 +198,8 @@ class _Answer:
         await self._send(message)
 
 
-def _worded(refusal: Refusal, path: str) -> Response:
-    """A refusal in the shape that the door's clients read."""
-    if not path.startswith(_PLAIN):
-        return refused(refusal)
-    headers, body = dict(refusal.headers), orjson.dumps({"error": refusal.message})
-    return Response(body, refusal.status, media_type="application/json", headers=headers)
+def _address(scope: Scope) -> str:
+    return str((scope.get("client") or ("?",))[0])
 
 
 def _is_work(scope: Scope) -> bool:

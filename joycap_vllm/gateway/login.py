@@ -11,14 +11,13 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
 from joycap_vllm.gateway.context import Context
-from joycap_vllm.gateway.gate import Buckets, OverError
+from joycap_vllm.gateway.gate import FAILURES, Buckets, OverError
 from joycap_vllm.gateway.keys import Key
 from joycap_vllm.gateway.pages import page
 from joycap_vllm.gateway.reply import Refusal, RefusedError
 from joycap_vllm.gateway.sessions import LASTS
 
 _MOST_FORM = 16 << 10  # bytes
-_FAILURES = (1 / 6, 10)  # a second, and at once, from one address
 
 
 def cookie_key(scope: Scope, headers: Mapping[bytes, bytes], context: Context) -> Key | None:
@@ -41,7 +40,7 @@ def login_routes(context: Context) -> list[BaseRoute]:
 class _Login:
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._failures = Buckets(*_FAILURES)
+        self._failures = Buckets(*FAILURES)
 
     async def form(self, request: Request) -> Response:
         """The form; whoever is logged in may log out there."""
@@ -69,7 +68,8 @@ class _Login:
             max_age=LASTS,
             httponly=True,
             samesite="strict",
-            secure=request.url.scheme == "https",
+            # What ends TLS before the gateway is not seen from here; the browser names the page.
+            secure=request.headers.get("origin", "").startswith("https://"),
         )
         return answer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -16,9 +16,9 @@ from starlette.routing import BaseRoute, Route
 
 from joycap_vllm import __version__
 from joycap_vllm.captioner import Outcome
-from joycap_vllm.errors import JoycapError
 from joycap_vllm.gateway.completions import Completions
 from joycap_vllm.gateway.context import GONE, JSON, Context, read_body, while_connected
+from joycap_vllm.gateway.gate import OverError
 from joycap_vllm.gateway.ollama_ask import Asked, decode, read_chat, read_generate
 from joycap_vllm.gateway.prompting import MODEL, model_names
 from joycap_vllm.gateway.reply import (
@@ -26,7 +26,6 @@ from joycap_vllm.gateway.reply import (
     RefusedError,
     Whole,
     refusal_for,
-    refusal_of,
     trace_headers,
 )
 
@@ -34,20 +33,18 @@ _VERSION = "0.12.0"  # of the API that is spoken
 _LINES = "application/x-ndjson"
 _CONTEXT = 4096  # tokens; told where the servers do not say
 
-_Door = Callable[[Request], Awaitable[Response]]
-
 
 def ollama_routes(context: Context, completions: Completions) -> list[BaseRoute]:
     """The routes below /api, and the look at / by which Ollama's own tools find it."""
     door = _Ollama(context, completions)
     return [
-        Route("/api/chat", _worded(door.chat), methods=["POST"]),
-        Route("/api/generate", _worded(door.generate), methods=["POST"]),
-        Route("/api/show", _worded(door.show), methods=["POST"]),
-        Route("/api/pull", _worded(door.pull), methods=["POST"]),
-        Route("/api/tags", _worded(door.tags), methods=["GET"]),
-        Route("/api/ps", _worded(door.running), methods=["GET"]),
-        Route("/api/version", _worded(door.version), methods=["GET"]),
+        Route("/api/chat", door.chat, methods=["POST"]),
+        Route("/api/generate", door.generate, methods=["POST"]),
+        Route("/api/show", door.show, methods=["POST"]),
+        Route("/api/pull", door.pull, methods=["POST"]),
+        Route("/api/tags", door.tags, methods=["GET"]),
+        Route("/api/ps", door.running, methods=["GET"]),
+        Route("/api/version", door.version, methods=["GET"]),
         Route("/", door.look, methods=["HEAD"]),
     ]
 
@@ -126,10 +123,7 @@ class _Ollama:
         if asked.image is None and asked.chat is None:
             loaded = {**said(""), "done": True, "done_reason": "load"}
             return _json({**_head(asked.model), **loaded})
-        try:
-            ended = await while_connected(request, self._ended(asked, started))
-        except JoycapError as error:
-            return _refused(refusal_of(error))
+        ended = await while_connected(request, self._ended(asked, started))
         if ended is None:
             return Response(status_code=GONE)
         end = {"done": True, **ended.counts}
@@ -144,7 +138,7 @@ class _Ollama:
         """The text and how it came.
 
         Raises:
-            RefusedError: There is none; the headers of a refusal are left out.
+            RefusedError: There is none.
         """
         if asked.chat is not None:
             return _of_chat(await self._completions.whole(asked.chat), started)
@@ -191,24 +185,6 @@ _DETAILS = {
 }
 
 
-def _worded(door: _Door) -> _Door:
-    """The same, with what is refused in Ollama's shape: a text below `error`."""
-
-    async def endpoint(request: Request) -> Response:
-        try:
-            return await door(request)
-        except RefusedError as error:
-            return _refused(error.refusal)
-        except JoycapError as error:
-            return _refused(refusal_of(error))
-
-    return endpoint
-
-
-def _refused(refusal: Refusal) -> Response:
-    return _json({"error": refusal.message}, refusal.status, dict(refusal.headers))
-
-
 @dataclass(frozen=True, slots=True)
 class _Ended:
     text: str
@@ -221,7 +197,8 @@ def _of_chat(whole: Whole, started: int) -> _Ended:
     try:
         data = orjson.loads(whole.body)
         if whole.status != 200:
-            raise RefusedError(whole.status, str(data["error"]["message"]))
+            words, headers = str(data["error"]["message"]), tuple(whole.headers.items())
+            raise OverError(Refusal(whole.status, words, headers=headers))
         choice, usage = data["choices"][0], data.get("usage") or {}
         text, finish = choice["message"]["content"] or "", choice.get("finish_reason") or "stop"
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
+from joycap_vllm.gateway.bounds import MOST_MESSAGES, MOST_PARTS, require_short_talk
 from joycap_vllm.gateway.prompting import MODEL, prompt_for
 from joycap_vllm.gateway.reply import RefusedError
 from joycap_vllm.gateway.request import Chat, decode_image
@@ -15,21 +16,27 @@ from joycap_vllm.prompts import Prompt, Sampling
 
 _LARGEST_SEED = 2**62  # retries count upwards from it, and servers take 64 bits
 _ANSWERS = ("assistant", "tool")
+_Count = Annotated[int, Field(ge=-(2**31), lt=2**31)]  # as servers take; scripts write -1
+_Images = Annotated[list[str], Field(fail_fast=True, max_length=MOST_PARTS)]
+_NO_BLANKS = dict.fromkeys(map(ord, " \t\r\n\v\f"))
 _TAG = ":latest"  # that Ollama adds to each name without a tag
 
 
 class _Options(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: int | None = None
-    num_predict: int | None = None
+    top_k: _Count | None = None
+    num_predict: _Count | None = None
     seed: Annotated[int, Field(lt=_LARGEST_SEED)] | None = None
 
 
 class _Message(BaseModel):
     role: str
     content: str | None = None
-    images: list[str] | None = None
+    images: _Images | None = None
+
+
+_Messages = Annotated[list[_Message], Field(fail_fast=True, max_length=MOST_MESSAGES)]
 
 
 class _Body(BaseModel):
@@ -42,13 +49,13 @@ class _Body(BaseModel):
 
 
 class _Chat(_Body):
-    messages: list[_Message] | None = None
+    messages: _Messages | None = None
 
 
 class _Generate(_Body):
     prompt: str | None = None
     system: str | None = None
-    images: list[str] | None = None
+    images: _Images | None = None
 
 
 _B = TypeVar("_B", bound=_Body)
@@ -117,6 +124,7 @@ def _read(kind: type[_B], body: bytes) -> _B:
 
 def _asked(data: _Body, messages: list[_Message]) -> Asked:
     """A caption where the last turn shows a picture, else a conversation."""
+    require_short_talk([message.content or "" for message in messages])
     last = max((at for at, m in enumerate(messages) if m.role in _ANSWERS), default=-1)
     turn = [message for message in messages[last + 1 :] if message.role == "user"]
     images = [image for message in turn for image in message.images or ()]
@@ -169,7 +177,8 @@ def _conversation(data: _Body, messages: list[_Message], sampling: Sampling) -> 
 
 def _url(image: str) -> str:
     """Base64 as Ollama takes it, perhaps in lines; a `data:` URL is one already."""
-    whole = "".join(image.split())
+    # Not by splitting: a text made of single letters would become as many objects.
+    whole = image.translate(_NO_BLANKS)
     return whole if whole.startswith("data:") else f"data:image/jpeg;base64,{whole}"
 
 

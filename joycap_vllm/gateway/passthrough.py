@@ -50,6 +50,9 @@ async def pass_whole(fleet: Fleet, chat: Chat) -> Whole:
     """
     async with fleet.relay(_home(chat), _maker(chat)) as (endpoint, response):
         body, headers = endpoint.hidden(await response.aread()), _headers(response)
+        if response.status_code == 200 and not _is_object(body):
+            broken = "the server's answer is no chat completion"
+            return Whole.of(Refusal(502, broken, "server_error", "upstream"))
         return Whole(response.status_code, body, headers, headers.pop("content-type"))
 
 
@@ -88,8 +91,21 @@ def _maker(chat: Chat) -> Callable[[Endpoint], bytes]:
 def _home(chat: Chat) -> str:
     """The same for all turns of a conversation, whose beginning the server may have in its cache;
     of messages that are long, as pictures are, the first letters will do."""
-    first = [str(message.get("content"))[:1000] for message in chat.body["messages"][:2]]
+    first = [_beginning(message.get("content")) for message in chat.body["messages"][:2]]
     return "chat-" + blake2b(repr(first).encode("utf-8", "replace"), digest_size=8).hexdigest()
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(body), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _beginning(content: object) -> list[str]:
+    parts = content[:4] if isinstance(content, list) else [content]
+    whole = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    return [text[:1000] for text in whole if isinstance(text, str)]
 
 
 def _headers(response: httpx2.Response) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from joycap_vllm.errors import UsageError
+from joycap_vllm.gateway.bounds import require_short, short_enough
 from joycap_vllm.gateway.reply import RefusedError
 from joycap_vllm.prompts import Prompt, Sampling, build_prompt, harmless, load_table
 
@@ -99,26 +100,31 @@ def prompt_for(
         served: As for `model_names`.
 
     Raises:
-        RefusedError: No such model.
+        RefusedError: No such model, or a text that is too long.
         UsageError: No such caption type, length or extra option.
     """
     options = options or Options()
     named, suffix = read_model(model, served)
-    own_system = harmless(system if options.system is None else options.system)
+    asked = system if options.system is None else options.system
+    require_short(text, asked, extras=options.extras, name=options.name)
+    own_system = harmless(asked)
     if not (named or suffix or options.choose) and text.strip():
         asked_system = own_system or load_table().system_prompts[0]
-        return Prompt("custom", harmless(text), asked_system, "mixed", sampling=sampling)
+        own = Prompt("custom", harmless(text), asked_system, "mixed", sampling=sampling)
+        return short_enough(own)
     length, words = _length(options.length or suffix)
     if options.words is not None:
         length, words = options.length or "any", options.words
-    return build_prompt(
-        options.type or named or "descriptive",
-        length=length,
-        words=words,
-        extras=[harmless(extra) for extra in options.extras],
-        name=harmless(options.name),
-        system=own_system or None,
-        sampling=sampling,
+    return short_enough(
+        build_prompt(
+            options.type or named or "descriptive",
+            length=length,
+            words=words,
+            extras=[harmless(extra) for extra in options.extras],
+            name=harmless(options.name),
+            system=own_system or None,
+            sampling=sampling,
+        )
     )
 
 

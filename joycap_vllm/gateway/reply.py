@@ -22,6 +22,9 @@ from joycap_vllm.errors import (
 )
 from joycap_vllm.fleet import Usage
 
+# Doors whose clients, those of Ollama and AI-Toolkit, take an error to be a text.
+_PLAIN = ("/api/", "/caption", "/batch_caption", "/prompts", "/progress", "/shutdown")
+_LONGEST = 2_000  # characters of a message
 _RETRY_AFTER = 10  # seconds that a tool is told to wait for a fleet that is down
 
 
@@ -44,6 +47,11 @@ class Refusal:
     code: str | None = None
     param: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        # Messages repeat what the caller sent, however long that is.
+        if len(self.message) > _LONGEST:
+            object.__setattr__(self, "message", self.message[:_LONGEST] + "...")
 
     @property
     def body(self) -> bytes:
@@ -87,12 +95,18 @@ class Whole:
         return Whole(refusal.status, refusal.body, dict(refusal.headers))
 
 
-def refused(refusal: Refusal) -> Response:
-    """A refusal as it is sent."""
+def refused(refusal: Refusal, path: str = "") -> Response:
+    """A refusal as it is sent.
+
+    Args:
+        refusal: It.
+        path: What was asked, which tells whose clients read it.
+    """
     headers = dict(refusal.headers)
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    body = refusal.body
+    plain = path.startswith(_PLAIN)
+    body = orjson.dumps({"error": refusal.message}) if plain else refusal.body
     return Response(body, refusal.status, media_type="application/json", headers=headers)
 
 
@@ -120,6 +134,8 @@ def refusal_for(*outcomes: Outcome) -> Refusal | None:
         return None
     headers = (*trace_headers(*outcomes).items(), ("X-Should-Retry", "false"))
     outcome = next((one for one in outcomes if one.outcome == "glitched"), outcomes[0])
+    if outcome.broken:
+        return Refusal(502, outcome.why, "server_error", "upstream", headers=headers)
     if outcome.outcome == "failed":
         return Refusal(400, outcome.why, code="rejected", headers=headers)
     message = (

@@ -18,13 +18,18 @@ import pybase64
 from pydantic import BaseModel, Field, ValidationError
 
 from joycap_vllm.errors import ImageError
+from joycap_vllm.gateway.bounds import (
+    MOST_CHOICES,
+    MOST_MESSAGES,
+    MOST_PARTS,
+    require_short_talk,
+)
 from joycap_vllm.gateway.prompting import MODEL, Options, model_names, prompt_for, read_model
 from joycap_vllm.gateway.reply import RefusedError
 from joycap_vllm.prompts import Prompt, Sampling
 
 __all__ = ["MODEL", "Asked", "Chat", "decode_image", "model_names", "prompt_for", "read_request"]
 
-MOST_CHOICES = 8
 _Count = Annotated[int, Field(ge=-(2**31), lt=2**31)]  # as servers take; tools write -1
 _LARGEST_SEED = 2**62  # retries count upwards from it, and servers take 64 bits
 _ANSWERS = ("assistant", "tool", "function")
@@ -48,9 +53,12 @@ class _Part(BaseModel):
         return self.image_url if isinstance(self.image_url, str) else self.image_url.url
 
 
+_Parts = Annotated[list[_Part | str], Field(fail_fast=True, max_length=MOST_PARTS)]
+
+
 class _Message(BaseModel):
     role: str
-    content: str | list[_Part | str] | None = None
+    content: str | _Parts | None = None
 
     @property
     def parts(self) -> list[_Part]:
@@ -73,7 +81,7 @@ class _StreamOptions(BaseModel):
 class _Body(BaseModel):
     """The fields of the API that mean something here; all others are let through unread."""
 
-    messages: list[_Message]
+    messages: Annotated[list[_Message], Field(fail_fast=True, max_length=MOST_MESSAGES)]
     model: str = MODEL
     n: int | None = None
     stream: bool | None = None
@@ -87,7 +95,7 @@ class _Body(BaseModel):
     caption_type: str | None = None
     caption_length: str | int | None = None
     word_count: Annotated[int, Field(ge=1, le=9999)] | None = None
-    extra_options: str | int | list[str | int] | None = None
+    extra_options: str | int | Annotated[list[str | int], Field(fail_fast=True)] | None = None
     name: str | None = None
     system_prompt: str | None = None
     tool_choice: Any = None
@@ -151,9 +159,12 @@ def read_request(body: bytes, served: Collection[str] = ()) -> Asked | Chat:
     except ValidationError as error:
         raise RefusedError(400, _in_words(error)) from None
     named, suffix = read_model(data.model, served)
+    require_short_talk([m.text for m in data.messages])
     for message in data.messages:
         if strange := {part.type for part in message.parts} - _PARTS:
             raise RefusedError(400, f"parts of type {min(strange)!r} are not supported")
+    if data.n is not None and not 1 <= data.n <= MOST_CHOICES:
+        raise RefusedError(400, f"n must be 1 to {MOST_CHOICES}", param="n")
     options = _options(data)
     image = _asked_about(data.messages, by_table=bool(named or suffix or options.choose))
     if image is None:
@@ -226,7 +237,7 @@ def _require_captions(data: _Body) -> None:
     called and the like are passed over.
 
     Raises:
-        RefusedError: It wants something other than text, or more captions than there may be.
+        RefusedError: It wants something other than text.
     """
     form = data.response_format
     kind = form.get("type") if isinstance(form, dict) else form
@@ -240,8 +251,6 @@ def _require_captions(data: _Body) -> None:
     for param, wanted, why in wants:
         if wanted:
             raise RefusedError(400, f"{param}: {why} where a picture is captioned", param=param)
-    if data.n is not None and not 1 <= data.n <= MOST_CHOICES:
-        raise RefusedError(400, f"n must be 1 to {MOST_CHOICES}", param="n")
 
 
 def _options(data: _Body) -> Options:

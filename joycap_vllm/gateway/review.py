@@ -18,8 +18,8 @@ from joycap_vllm.gateway.context import GONE, JSON, Context, json_body, while_co
 from joycap_vllm.gateway.pages import page
 from joycap_vllm.gateway.reply import Refusal, RefusedError, refused
 from joycap_vllm.gateway.review_again import Again
-from joycap_vllm.gateway.review_book import Filter, Item, id_of
-from joycap_vllm.gateway.review_desk import BusyError, Change, ConflictError
+from joycap_vllm.gateway.review_book import Filter, Item
+from joycap_vllm.gateway.review_desk import BusyError, Change, ConflictError, StaleError
 from joycap_vllm.gateway.review_find import Found, find_books
 from joycap_vllm.gateway.review_session import Session, new_session
 from joycap_vllm.gateway.review_thumbs import SIDES, Thumbs, placeholder, version_of
@@ -200,15 +200,14 @@ class _Review:
         """`POST /review/BOOK/undo`: takes the last edit back."""
         session = await self._open(request)
         body = await self._body(request, _Undo)
-        last = session.book.history.last()
-        item = None if last is None else session.book.items.get(id_of(last.key, last.prompt))
-        if item is None:
+        last = await asyncio.to_thread(session.book.last_edit)
+        if last is None:
             raise RefusedError(409, "there is nothing to undo", code="conflict")
 
         async def work() -> str:
             return (await session.desk.undo(body.edit, force=body.force))[1]
 
-        return await self._done(session, item, work())
+        return await self._done(session, last[1], work())
 
     async def leave(self, request: Request) -> Response:
         """`POST /review/BOOK/leave`: an edit that is not to be taken back any more."""
@@ -226,6 +225,9 @@ class _Review:
             told = (await session.told([item]))[0]
             refusal = {"message": str(error), "type": "invalid_request_error", "code": "conflict"}
             return _json({"error": refusal, "item": told}, 409)
+        except StaleError as error:
+            refusal = {"message": str(error), "type": "invalid_request_error", "code": "stale"}
+            return _json({"error": refusal} | await session.status(), 409)
         except BusyError as error:
             return refused(Refusal(409, str(error), code="busy"))
         except OutputError as error:

@@ -12,6 +12,7 @@ import orjson
 
 from joycap_vllm.captioner import Captioner, Outcome
 from joycap_vllm.errors import ImageError, OutputError, UsageError
+from joycap_vllm.gateway.bounds import short_enough
 from joycap_vllm.gateway.review_book import Book, Item
 from joycap_vllm.gateway.review_desk import facts_of
 from joycap_vllm.gateway.review_job import JobBook
@@ -76,11 +77,13 @@ class Again:
             length: As `build_prompt` takes it.
 
         Raises:
+            RefusedError: What the job asked is too long for the gateway.
             UsageError: An unknown type or length.
             ImageError: The picture cannot be used.
             NoEndpointError: Nobody can be asked.
         """
         prompt, text = _question(book, item, type_name, length)
+        short_enough(prompt, text or "")
         most = self._captioner.options.limits.file_bytes
 
         def read() -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict
@@ -129,6 +130,7 @@ class Book(ABC):
         self._changes = 0
         self._ordered: tuple[int, list[Item]] = (-1, [])
         self._views: OrderedDict[str, list[Item]] = OrderedDict()
+        self._run = secrets.token_hex(4)  # a page may outlive the gateway that made its view
         self._number = 0
 
     @property
@@ -181,6 +183,15 @@ class Book(ABC):
     def fingerprint(self, item: Item) -> str:
         """Of what is asked now."""
 
+    def last_edit(self) -> tuple[Done, Item] | None:
+        """The edit that is taken back next; those of pictures that are gone are passed over."""
+        with self.lock:
+            for done in self.history.latest():
+                item = self.items.get(id_of(done.key, done.prompt))
+                if item is not None:
+                    return done, item
+        return None
+
     def at_work(self, own: Path | None = None) -> Path | None:
         """The journal of another process that is at work here, if any."""
         for path in sorted(self.state.glob("journal-*.jsonl")):
@@ -196,7 +207,7 @@ class Book(ABC):
         with self.lock:
             found = [item for item in self._in_order() if wanted.takes(item)]
             self._number += 1
-            name = str(self._number)
+            name = f"{self._run}-{self._number}"
             self._views[name] = found
             while len(self._views) > _VIEWS:
                 self._views.popitem(last=False)

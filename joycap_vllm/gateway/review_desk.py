@@ -37,6 +37,10 @@ class ConflictError(UsageError):
         self.said = said
 
 
+class StaleError(UsageError):
+    """An edit that is not the last one, or not any more."""
+
+
 class BusyError(UsageError):
     """A job is at work on the same captions."""
 
@@ -114,19 +118,19 @@ class Desk:
             The item, and as `change` does.
 
         Raises:
-            ConflictError: Something else has changed the caption since, or another edit was the
-                last one.
+            StaleError: Another edit is the last one by now.
+            ConflictError: Something else has changed the caption since.
             BusyError, OutputError: As `change` does.
         """
         book = self.book
         async with self._turn, self._journal() as journal:
-            done = book.history.last()
-            item = book.items.get(id_of(done.key, done.prompt)) if done else None
-            if done is None or item is None or done.edit.id != edit:
-                raise ConflictError("another edit was made meanwhile; look at it first", Said())
+            last = book.last_edit()
+            if last is None or last[0].edit.id != edit:
+                raise StaleError("another edit was made meanwhile, or this one was taken back")
+            done, item = last
             said = await asyncio.to_thread(self._said, item)
             if said.trouble:
-                raise UsageError(said.trouble)
+                raise ConflictError(said.trouble, said)
             if not force and not _is_as_left(done, item, said):
                 raise ConflictError(
                     "the caption was changed by something else since this edit", said
@@ -135,9 +139,11 @@ class Desk:
             return item, await self._put(journal, item, done.edit.was, back, None)
 
     def drop(self, edit: str) -> None:
-        """Leaves an edit out of what can be taken back, until the book is read again."""
+        """Leaves the last edit out of what can be taken back, until the book is read again."""
         with self.book.lock:
-            self.book.history.drop(edit)
+            last = self.book.last_edit()
+            if last is not None and last[0].edit.id == edit:
+                self.book.history.drop(edit)
 
     @contextlib.asynccontextmanager
     async def _journal(self) -> Any:

@@ -81,13 +81,13 @@ class Session:
 
     def _status(self) -> dict[str, Any]:
         with self.book.lock:
-            facets, last = self.book.facets.as_json(), self.book.history.last()
+            facets, last = self.book.facets.as_json(), self.book.last_edit()
             undos = len(self.book.history)
         busy = self.book.at_work()
         return {
             "state": "ready",
             "facets": facets,
-            "undo": last and {"id": last.edit.id, "what": last.edit.what, "key": last.key},
+            "undo": last and {"id": last[0].edit.id, "what": last[0].edit.what, "key": last[0].key},
             "undos": undos,
             "busy": "" if busy is None else f"A job is at work here ({busy.name}).",
         }

@@ -122,7 +122,7 @@ async def _serve(
     from joycap_vllm.gateway.server import make_server
 
     Image.MAX_IMAGE_PIXELS = None  # pictures are held against --max-pixels before they are read
-    patient = replace(options.captioner.fleet, patience=_PATIENCE)
+    patient = replace(options.captioner.fleet, patience=_PATIENCE, impatient=True)
     how = replace(options.captioner, fleet=patient)
     # The captioner is opened outside of ASGI's lifespan: there its NoEndpointError would become a
     # traceback in uvicorn's log. The port is held already, and answers only once this is done.

@@ -72,6 +72,8 @@ def make_server(app: ASGIApp, context: Context, *, keep_alive: int) -> GatewaySe
         log_level="warning",
         access_log=False,
         server_header=False,
+        # Else whoever asks from this machine chooses the address that its rate is counted under.
+        proxy_headers=False,
         timeout_keep_alive=keep_alive,
         timeout_graceful_shutdown=_CLOSE,
     )

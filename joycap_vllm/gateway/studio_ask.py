@@ -7,13 +7,13 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
+from joycap_vllm.gateway.bounds import MOST_EXTRAS, require_short, short_enough
 from joycap_vllm.gateway.reply import RefusedError
 from joycap_vllm.prompts import ExtraOption, Prompt, Sampling, build_prompt, harmless, load_table
 
 _LARGEST_SEED = 2**62  # retries count upwards from it, and servers take 64 bits
 _SHORT_SEEDS = 1_000_000
 _MOST_TYPES = 12
-_MOST_EXTRAS = 64
 _USUAL = Sampling()
 
 # The 27 extra options by what they are about; the studio shows them so.
@@ -53,10 +53,10 @@ class Ask(BaseModel):
         seed: First seed; None draws one.
     """
 
-    types: Annotated[list[str], Field(max_length=_MOST_TYPES)] = ["descriptive"]
+    types: Annotated[list[str], Field(fail_fast=True, max_length=_MOST_TYPES)] = ["descriptive"]
     length: str = "any"
     words: Annotated[int, Field(ge=1, le=9999)] | None = None
-    extras: Annotated[list[str], Field(max_length=_MOST_EXTRAS)] = []
+    extras: Annotated[list[str], Field(fail_fast=True, max_length=MOST_EXTRAS)] = []
     name: str = ""
     text: str = ""
     system: str = ""
@@ -98,9 +98,10 @@ def prompts_of(ask: Ask) -> list[Prompt]:
     """What is asked, a prompt for each type and one for the user's own text.
 
     Raises:
-        RefusedError: Neither a type nor a text.
+        RefusedError: Neither a type nor a text, or a text that is too long.
         UsageError: A type, length or extra option that the prompt table does not know.
     """
+    require_short(ask.text, ask.system, extras=ask.extras, name=ask.name)
     # Without a seed the page's "again" must not bring the same caption; a short one is easily
     # typed by who wants it again.
     seed = random.randrange(_SHORT_SEEDS) if ask.seed is None else ask.seed
@@ -122,7 +123,7 @@ def prompts_of(ask: Ask) -> list[Prompt]:
         prompts["custom"] = Prompt("custom", text, system, "mixed", sampling=sampling)
     if not prompts:
         raise RefusedError(400, "choose a caption type, or write a prompt of your own")
-    return list(prompts.values())
+    return [short_enough(prompt) for prompt in prompts.values()]
 
 
 def extra_groups() -> list[tuple[str, list[ExtraOption]]]:

@@ -20,10 +20,10 @@ from starlette.routing import BaseRoute, Route
 from joycap_vllm.captioner import Outcome
 from joycap_vllm.errors import JoycapError, NoEndpointError
 from joycap_vllm.gateway.completions import Completions
-from joycap_vllm.gateway.context import GONE, JSON, Context, json_body, while_connected
+from joycap_vllm.gateway.context import GONE, JSON, Context, json_body, may_know, while_connected
 from joycap_vllm.gateway.reply import RefusedError
 from joycap_vllm.gateway.roots import Placed, find_file, read_placed
-from joycap_vllm.gateway.toolkit_ask import read_fields, read_prompt
+from joycap_vllm.gateway.toolkit_ask import read_fields, read_paths, read_prompt
 from joycap_vllm.images import Picture, Prepared
 from joycap_vllm.prompts import Prompt, legacy_prompt, load_table
 
@@ -33,19 +33,17 @@ _AT_ONCE = 256  # pictures of a batch that are prepared or asked about at once
 _BEAT = 15.0
 _OUTSIDE = "no file there; the gateway reads pictures below its --root folders only"
 
-_Door = Callable[[Request], Awaitable[Response]]
-
 
 def toolkit_routes(context: Context, completions: Completions) -> list[BaseRoute]:
     """The service's routes; they must come before the gateway's own /health."""
     door = _Toolkit(context, completions)
     return [
-        Route("/health", _worded(door.health), methods=["GET"]),
-        Route("/progress", _worded(door.progress), methods=["GET"]),
-        Route("/prompts", _worded(door.prompts), methods=["GET"]),
-        Route("/caption", _worded(door.caption), methods=["POST"]),
-        Route("/batch_caption", _worded(door.batch), methods=["POST"]),
-        Route("/shutdown", _worded(door.shutdown), methods=["POST"]),
+        Route("/health", door.health, methods=["GET"]),
+        Route("/progress", door.progress, methods=["GET"]),
+        Route("/prompts", door.prompts, methods=["GET"]),
+        Route("/caption", door.caption, methods=["POST"]),
+        Route("/batch_caption", door.batch, methods=["POST"]),
+        Route("/shutdown", door.shutdown, methods=["POST"]),
     ]
 
 
@@ -54,12 +52,13 @@ class _Toolkit:
         self._context = context
         self._completions = completions
 
-    async def health(self, _: Request) -> Response:
+    async def health(self, request: Request) -> Response:
         """`GET /health`: always 200; `model_loaded` tells whether a server can be asked.
 
         The gateway knows its servers, not their GPUs, so it counts those.
         """
         fleet = self._context.captioner.fleet
+        told = may_know(request, self._context)
         servers = sum(1 for member in fleet.members if not member.down_why)
         return _json(
             {
@@ -67,14 +66,14 @@ class _Toolkit:
                 "model_loaded": servers > 0,
                 "gpu_available": servers > 0,
                 "gpu_count": servers,
-                "loading_progress": self._progress(),
-                "why": fleet.state or None,
+                "loading_progress": self._progress(told),
+                "why": (fleet.state or None) if told else None,
             }
         )
 
     async def progress(self, _: Request) -> Response:
         """`GET /progress`."""
-        return _json(self._progress())
+        return _json(self._progress(told=True))
 
     async def prompts(self, _: Request) -> Response:
         """`GET /prompts`."""
@@ -115,9 +114,7 @@ class _Toolkit:
     async def batch(self, request: Request) -> Response:
         """`POST /batch_caption`."""
         fields = await self._fields(request, "image_paths")
-        paths = fields["image_paths"]
-        if not isinstance(paths, list):
-            raise RefusedError(400, "image_paths must be a list")
+        paths = read_paths(fields["image_paths"])
         whole = self._captions(paths, self._prompt(fields))
         return StreamingResponse(_kept_alive(whole), media_type=JSON)
 
@@ -130,13 +127,12 @@ class _Toolkit:
     async def _stop(self) -> None:
         self._context.stop()
 
-    def _progress(self) -> dict[str, Any]:
-        down = self._context.captioner.fleet.down
+    def _progress(self, told: bool) -> dict[str, Any]:
+        fleet = self._context.captioner.fleet
+        down, why = fleet.down, fleet.state if told else "no server can be asked"
         return {
             "status": "error" if down else "ready",
-            "message": self._context.captioner.fleet.state
-            if down
-            else "Model ready for captioning",
+            "message": why if down else "Model ready for captioning",
             "progress": 0.0 if down else 1.0,
             "current_file": "",
             "files_downloaded": 0,
@@ -214,18 +210,6 @@ class _Toolkit:
         took = time.perf_counter() - since
         good = {"success": True, "caption": outcome.caption, "generation_time": took}
         return {**row, **good, **_trace(outcome)}
-
-
-def _worded(door: _Door) -> _Door:
-    """The same, with what is refused in the service's shape: a text below `error`."""
-
-    async def endpoint(request: Request) -> Response:
-        try:
-            return await door(request)
-        except RefusedError as error:
-            return _json({"error": error.refusal.message}, error.refusal.status)
-
-    return endpoint
 
 
 def _failure(path: object, why: str) -> dict[str, Any]:

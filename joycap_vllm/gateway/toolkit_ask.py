@@ -14,6 +14,7 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from joycap_vllm.errors import UsageError
+from joycap_vllm.gateway.bounds import MOST_PATHS, require_short, short_enough
 from joycap_vllm.gateway.reply import RefusedError
 from joycap_vllm.prompts import (
     CaptionType,
@@ -43,13 +44,13 @@ class _Fields(BaseModel):
     prompt: str = ""
     caption_type: Any = None
     caption_length: Annotated[str, BeforeValidator(_as_text)] = "long"
-    extra_options: Annotated[list[str], BeforeValidator(_as_list)] = []
+    extra_options: Annotated[list[str], Field(fail_fast=True), BeforeValidator(_as_list)] = []
     name_input: str = ""
     style: Any = "descriptive"
-    max_new_tokens: Annotated[int, Field(ge=1)] = 256
+    max_new_tokens: Annotated[int, Field(ge=1, lt=2**31)] = 256
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.6
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
-    top_k: int = 0
+    top_k: Annotated[int, Field(ge=-(2**31), lt=2**31)] = 0
     do_sample: bool = True
 
 
@@ -64,6 +65,23 @@ def read_fields(body: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise RefusedError(400, f"the request is no valid JSON: {error}") from None
     return data if isinstance(data, dict) else {}
+
+
+def read_paths(paths: object) -> list[Any]:
+    """The pictures of a batch. Texts and other single values each get a row in the reply.
+
+    Raises:
+        RefusedError: They are no list, are too many, or one is itself a list or an object.
+    """
+    if not isinstance(paths, list):
+        raise RefusedError(400, "image_paths must be a list")
+    if len(paths) > MOST_PATHS:
+        raise RefusedError(
+            400, f"image_paths holds {len(paths):,} pictures, over the limit of {MOST_PATHS:,}"
+        )
+    if any(isinstance(path, list | dict) for path in paths):
+        raise RefusedError(400, "image_paths must be a list of texts")
+    return paths
 
 
 def read_prompt(fields: dict[str, Any]) -> Prompt:
@@ -85,9 +103,12 @@ def read_prompt(fields: dict[str, Any]) -> Prompt:
         max_tokens=asked.max_new_tokens,
         seed=random.getrandbits(31),  # the service draws anew each time it is asked
     )
+    require_short(asked.prompt, extras=asked.extra_options, name=asked.name_input)
+    require_short(name=asked.caption_length)
     system = load_table().system_prompts[0]
     if asked.prompt:
-        return Prompt("custom", harmless(asked.prompt), system, "mixed", sampling=sampling)
+        own = Prompt("custom", harmless(asked.prompt), system, "mixed", sampling=sampling)
+        return short_enough(own)
     if (row := _type_of(asked.caption_type)) is not None:
         return _typed(row, asked, system, sampling)
     style = asked.style if isinstance(asked.style, str) else str(asked.style)
@@ -115,5 +136,7 @@ def _typed(row: CaptionType, asked: _Fields, system: str, sampling: Sampling) ->
         text, words = row.words, int(length) or None
     values = {"name": asked.name_input or "{NAME}", "length": length, "word_count": length}
     whole = " ".join((text, *asked.extra_options))
-    filled = harmless(_VARIABLE.sub(lambda found: values[found[1]], whole))
-    return Prompt(row.name, filled, system, row.style, words=words, sampling=sampling)
+    filled = _VARIABLE.sub(lambda found: values[found[1]], whole)
+    require_short(filled)
+    prompt = Prompt(row.name, harmless(filled), system, row.style, words=words, sampling=sampling)
+    return short_enough(prompt)

@@ -185,9 +185,13 @@ class History:
         else:
             self._standing[done.edit.id] = done
 
+    def latest(self) -> Iterator[Done]:
+        """The edits, that which is taken back next first."""
+        return reversed(self._standing.values())
+
     def last(self) -> Done | None:
         """The edit that is taken back next."""
-        return next(reversed(self._standing.values()), None)
+        return next(self.latest(), None)
 
     def drop(self, edit: str) -> None:
         """Leaves an edit as it is for good."""

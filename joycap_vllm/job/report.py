@@ -208,7 +208,7 @@ class _Reading:
         counts.answers += answers
         self._add_requests(attempts)
         at = _number(data.get("t"))
-        if at > 0:
+        if at > 0 and not isinstance(data.get("review"), dict):  # a person is no measure of speed
             happened = Counts(1, outcome == "ok", len(attempts), answers, len(glitches))
             self.report.timeline.add(at, happened)
         usage = _dicts([data.get("usage")])

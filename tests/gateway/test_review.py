@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from joycap_vllm.gateway import review_folder, review_session
 from joycap_vllm.job.journal import Journal
 from joycap_vllm.prompts import dual_prompts
 
@@ -130,6 +132,68 @@ async def test_an_undo_leaves_what_somebody_else_wrote_since_unless_told(
         assert (await reader.undo(force=True)).status_code == 200
         assert file.read_text() == GOOD
         assert latest(pictures, "good 0.png")["review"]["before"] == "Theirs."
+
+
+async def test_an_undo_meant_for_another_edit_tells_which_one_is_next(
+    review: Review, pictures: Path
+) -> None:
+    make_job(pictures)
+    async with review(pictures) as reader:
+        await reader.edit(await reader.item("good 0.png"), "First.")
+        stale = (await reader.view())["undo"]["id"]
+        await reader.edit(await reader.item("good 1.png"), "Second.")  # in another tab
+        refused = await reader.post("undo", edit=stale)
+        forced = await reader.post("undo", edit=stale, force=True)
+        await reader.post("leave", edit=stale)  # of no use, and does no harm
+
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "stale")
+        assert forced.status_code == 409
+        assert refused.json()["undo"]["key"] == "good 1.png"
+        assert (pictures / "good 1.txt").read_text() == "Second."
+        assert (await reader.undo()).status_code == 200
+        assert (await reader.undo()).status_code == 200
+    assert (pictures / "good 0.txt").read_text() == GOOD
+    assert (pictures / "good 1.txt").read_text() == GOOD
+
+
+async def test_edits_of_pictures_that_were_deleted_do_not_stand_in_the_way_of_undo(
+    review: Review, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(review_folder, "_PAUSE", 0.0)
+    monkeypatch.setattr(review_session, "_FRESH", 0.0)
+    for name in ("a.png", "b.png"):
+        picture(pictures / name).with_suffix(".txt").write_text(GOOD)
+    async with review(pictures) as reader:
+        await reader.edit(await reader.item("a.png"), "A.")
+        await reader.edit(await reader.item("b.png"), "B.")
+        (pictures / "b.png").unlink()
+        while len(await reader.keys()) > 1:  # folders are looked at now and then
+            await asyncio.sleep(0.01)
+        assert (await reader.view())["undo"]["key"] == "a.png"
+        assert (await reader.undo()).status_code == 200
+        assert (await reader.view())["undo"] is None
+    assert (pictures / "a.txt").read_text() == GOOD
+    assert (pictures / "b.txt").read_text() == "B."
+
+
+async def test_an_edit_whose_file_is_no_text_any_more_can_be_left_out_of_undo(
+    review: Review, pictures: Path
+) -> None:
+    make_job(pictures)
+    async with review(pictures) as reader:
+        await reader.edit(await reader.item("good 0.png"), "First.")
+        await reader.edit(await reader.item("good 1.png"), "Second.")
+        (pictures / "good 1.txt").write_bytes(b"\xff\xfe\x00")
+        refused = await reader.undo()
+        last = (await reader.view())["undo"]
+
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
+        assert "UTF-8" in refused.json()["error"]["message"]
+        assert (await reader.undo(force=True)).status_code == 409
+        await reader.post("leave", edit=last["id"])
+        assert (await reader.undo()).status_code == 200
+    assert (pictures / "good 0.txt").read_text() == GOOD
+    assert (pictures / "good 1.txt").read_bytes() == b"\xff\xfe\x00"
 
 
 async def test_while_a_job_is_at_work_captions_can_only_be_looked_at(

@@ -90,6 +90,17 @@ async def test_a_view_stands_still_while_its_captions_change(tmp_path: Path) -> 
     assert book.facets.as_json()["outcomes"] == {"ok": 4, "glitched": 1}
 
 
+def test_no_view_has_the_name_of_one_before_a_restart(tmp_path: Path) -> None:
+    make_job(tmp_path)
+    names = set()
+    for _ in range(3):  # as after a restart: the same folder, read anew
+        book = JobBook(load_job(tmp_path / ".joycap"), Inside([tmp_path]))
+        book.refresh()
+        names |= {book.view(Filter())[0] for _ in range(3)}
+
+    assert len(names) == 9
+
+
 def test_old_views_are_let_go(tmp_path: Path) -> None:
     settings = make_job(tmp_path)
     book = JobBook(load_job(settings.state), Inside([tmp_path]))

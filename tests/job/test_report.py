@@ -47,6 +47,20 @@ def test_of_a_task_recorded_twice_the_later_counts_and_all_requests_do(tmp_path:
     assert report.requests == 12
 
 
+def test_what_a_person_changed_in_review_counts_but_is_no_speed(tmp_path: Path) -> None:
+    captioned = [record(str(n), t=1e9 + n) for n in range(10)]
+    edit = {"id": "1", "what": "edit", "undoes": "", "by_hand": True}
+    edited = record("3", attempts=[], t=1e9 + 86_400, review=edit)
+    asked = record("4", attempts=[attempt()], t=1e9 + 90_000, review=edit | {"what": "again"})
+    journal(tmp_path, *captioned, looped("bad", 5, t=1e9 + 2), edited, asked)
+    report = make_report([tmp_path])
+
+    assert report.outcomes == {"ok": 10, "glitched": 1}
+    assert report.seconds == 9
+    assert sum(each.counts.captions for each in report.timeline.intervals()) == 10
+    assert report.requests == 16
+
+
 def test_the_worst_come_first(tmp_path: Path) -> None:
     journal(
         tmp_path,

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+from gateway.conftest import Upstream, serving
 from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, async_playwright
+
+from joycap_vllm import Captioner, CaptionerOptions
+from joycap_vllm.fleet import FleetOptions
+from joycap_vllm.gateway.app import make_app
+from joycap_vllm.gateway.context import Context
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DESKTOP = ViewportSize(width=1280, height=800)
@@ -48,6 +55,43 @@ async def tab(window: BrowserContext) -> AsyncIterator[Page]:
     page.on("request", lambda sent: None if _own(sent.url) else complaints.append(sent.url))
     yield page
     assert complaints == []
+
+
+@pytest.fixture
+async def open_tab(browser: Browser) -> AsyncIterator[Page]:
+    """A tab whose console may hold refused requests, which Chromium logs as errors."""
+    context = await browser.new_context(viewport=DESKTOP)
+    page, faults = await context.new_page(), list[str]()
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    yield page
+    await context.close()
+    assert faults == []
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "set"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+async def page_at(folder: Path) -> AsyncIterator[str]:
+    """The address of Review over the folder, with a server that captions behind it."""
+    options = CaptionerOptions(
+        retries=2, workers=1, check=False, fleet=FleetOptions(concurrency=4, patience=0.5)
+    )
+    async with (
+        serving(Upstream().app) as url,
+        Captioner(f"{url}/v1", options=options) as captioner,
+        serving(make_app(Context(captioner, roots=(folder,)))) as gateway,
+    ):
+        yield f"{gateway}/review"
 
 
 def _own(url: str) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import axe_playwright_python
 import pytest
-from gateway.conftest import CAPTION, Upstream, serving
+from gateway.conftest import CAPTION
 from gateway.reviewing import (
     GOOD,
     LOOP,
@@ -22,40 +21,9 @@ from gateway.reviewing import (
 )
 from playwright.async_api import Browser, Page, expect
 
-from joycap_vllm import Captioner, CaptionerOptions
-from joycap_vllm.fleet import FleetOptions
-from joycap_vllm.gateway.app import make_app
-from joycap_vllm.gateway.context import Context
-
 from .conftest import DESKTOP, PHONE
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "set"
-    made.mkdir()
-    return made
-
-
-@pytest.fixture
-async def page_at(folder: Path) -> AsyncIterator[str]:
-    """The address of Review over the folder, with a server that captions behind it."""
-    options = CaptionerOptions(
-        retries=2, workers=1, check=False, fleet=FleetOptions(concurrency=4, patience=0.5)
-    )
-    async with (
-        serving(Upstream().app) as url,
-        Captioner(f"{url}/v1", options=options) as captioner,
-        serving(make_app(Context(captioner, roots=(folder,)))) as gateway,
-    ):
-        yield f"{gateway}/review"
 
 
 async def test_a_glitched_caption_is_found_edited_and_the_edit_undone(

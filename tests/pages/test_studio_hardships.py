@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import pytest
 from gateway.conftest import CAPTION, Upstream, serving
-from playwright.async_api import Browser, FilePayload, Page, expect
+from playwright.async_api import FilePayload, Page, expect
 
 from joycap_vllm import Captioner, CaptionerOptions
 from joycap_vllm.fleet import FleetOptions
@@ -35,17 +35,6 @@ async def studio(upstream: Upstream) -> AsyncIterator[str]:
 def tab(studio: str, tab: Page) -> Page:  # the gateway must outlive it
     """A tab that must log no error, on a gateway that is there until it is closed."""
     return tab
-
-
-@pytest.fixture
-async def open_tab(browser: Browser) -> AsyncIterator[Page]:
-    """A tab whose console may hold refused requests, which Chromium logs as errors."""
-    context = await browser.new_context(viewport=DESKTOP)
-    page, faults = await context.new_page(), list[str]()
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    yield page
-    await context.close()
-    assert faults == []
 
 
 async def test_a_glitch_that_stays_is_shown_but_not_downloaded(

@@ -6,6 +6,7 @@ export class Refused extends Error {
     this.status = status;
     this.code = body?.error?.code ?? "";
     this.item = body?.item ?? null;
+    this.body = body;
   }
 }
 
@@ -20,6 +21,15 @@ async function answered(reply) {
   return body;
 }
 
+async function reached(address, options) {
+  try {
+    return await fetch(address, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The gateway cannot be reached. Is joycap gateway still running?");
+  }
+}
+
 export class Api {
   constructor(book) {
     this.base = `/review/${book}`;
@@ -27,7 +37,7 @@ export class Api {
 
   async get(what, values = {}, signal = undefined) {
     const query = new URLSearchParams(values);
-    return answered(await fetch(`${this.base}/${what}?${query}`, { signal }));
+    return answered(await reached(`${this.base}/${what}?${query}`, { signal }));
   }
 
   async post(what, body) {
@@ -35,7 +45,7 @@ export class Api {
     const text = JSON.stringify(body);
     const keepalive = text.length < 10000; // it arrives even if the page is left meanwhile
     const sent = { method: "POST", headers, body: text, keepalive };
-    return answered(await fetch(`${this.base}/${what}`, sent));
+    return answered(await reached(`${this.base}/${what}`, sent));
   }
 
   picture(item, side) {

@@ -1,5 +1,6 @@
 // The chosen caption: its picture, its words, and what can be done with them.
 
+import { Changes } from "/static/review-changes.js";
 import { chipOf } from "/static/review-grid.js";
 
 const $ = (id) => document.getElementById(id);
@@ -9,20 +10,27 @@ export function sentence(text) {
   return text.charAt(0).toUpperCase() + text.slice(1) + end;
 }
 
-// A text field knows one kind of line break only.
-const asShown = (text) => text.replace(/\r\n?/g, "\n");
+// What is longer than its room can be scrolled by keys too.
+function scrolls(part) {
+  if (part.scrollHeight > part.clientHeight) part.tabIndex = 0;
+  else part.removeAttribute("tabindex");
+}
 
 export class Detail {
-  // `act(what, body)` sends a change and gives the answer; `say` tells a person something.
-  constructor({ api, act, say }) {
-    Object.assign(this, { api, act, say });
+  // `arrived(answer, words)` shows what came of a change; `say` tells a person something.
+  constructor({ api, arrived, say, moved }) {
+    Object.assign(this, { api, say });
     this.item = null;
-    this.offer = null;
-    this.asking = null;
-    this.saving = new Map(); // changes on their way, by caption
-    this.drafts = new Map(); // words that could not be saved, by caption
+    this.offers = new Map(); // answers that wait to be taken, by caption
+    this.asking = new Set();
+    this.changes = new Changes({
+      post: (what, body) => api.post(what, body),
+      done: arrived,
+      failed: (error, item, change) => this.failed(error, item, change),
+      moved: () => { this.mark(); moved(); },
+    });
     this.text = $("caption");
-    this.text.addEventListener("input", () => this.mark());
+    this.text.addEventListener("input", () => this.changes.write(this.item, this.text.value));
     this.text.addEventListener("blur", () => this.save());
     $("save").addEventListener("click", () => this.save());
     $("accept").addEventListener("click", () => this.accept());
@@ -32,23 +40,18 @@ export class Detail {
   }
 
   get changed() {
-    return this.item !== null && this.text.value !== asShown(this.item.caption);
+    return this.item !== null && this.changes.drafts.has(this.item.id);
   }
 
   show(item) {
     const same = this.item?.id === item.id;
-    if (this.changed && !same && !this.saving.has(this.item.id)) this.drafts.set(this.item.id, this.text.value);
-    const draft = same && this.changed ? this.text.value : this.drafts.get(item.id);
-    this.drafts.delete(item.id);
     this.item = item;
-    if (!same) {
-      this.drop();
-      this.asking = null;
-      this.answered();
-      this.hideConflict();
-    }
     $("detail").hidden = false;
-    $("name").textContent = item.key;
+    if (!same) {
+      this.hideConflict();
+      $("detail").scrollTop = 0;
+    }
+    $("name").textContent = $("name").title = item.key;
     const address = this.api.picture(item, "large");
     const large = $("large");
     if (large.getAttribute("src") !== address) large.src = address;
@@ -56,18 +59,20 @@ export class Detail {
     $("chip").textContent = chipOf(item);
     $("chip").className = `chip ${item.outcome}`;
     $("prompt-name").textContent = item.prompt === "caption" ? "" : item.prompt;
-    const why = [item.why, item.trouble, item.missing].filter(Boolean);
+    const why = [item.why, item.trouble, item.missing].filter(Boolean).map(sentence);
     if (item.best) why.push(`The journal's text is another: ${item.best}`);
     $("why").textContent = why.join(" ");
     $("why").hidden = why.length === 0;
-    this.text.value = draft ?? item.caption;
+    scrolls($("why"));
+    const words = this.changes.text(item);
+    if (!same || this.text.value !== words) this.text.value = words;
     this.text.readOnly = Boolean(item.trouble);
     $("accept").disabled = item.outcome === "ok" || !item.caption || Boolean(item.trouble);
     this.mark();
+    this.showOffer();
   }
 
   hide() {
-    if (this.changed) this.drafts.set(this.item.id, this.text.value);
     this.item = null;
     $("detail").hidden = true;
   }
@@ -83,8 +88,9 @@ export class Detail {
 
   // Leaves the text as it was.
   revert() {
-    if (this.item) this.text.value = this.item.caption;
-    this.mark();
+    if (!this.item) return;
+    this.changes.leave(this.item);
+    this.text.value = this.changes.text(this.item);
   }
 
   async save() {
@@ -94,47 +100,36 @@ export class Detail {
       this.revert();
       return;
     }
-    await this.change("edit", { text: this.text.value }, "Saved.");
+    await this.changes.save(this.item);
   }
 
   async accept() {
     if (!this.item || $("accept").disabled || this.changed) return this.save();
-    await this.change("edit", { text: this.item.caption, what: "accept" }, "Accepted.");
+    await this.changes.queue(this.item, ({ caption, outcome }) =>
+      outcome === "ok" ? null : { what: "edit", body: { text: caption, what: "accept" }, done: "Accepted." });
   }
 
-  // One change of a caption at a time; what comes while one is on its way is the same one.
-  change(what, body, done) {
-    const item = this.item;
-    if (!this.saving.has(item.id)) {
-      const work = this.send(item, what, body, done).finally(() => this.saving.delete(item.id));
-      this.saving.set(item.id, work);
-    }
-    return this.saving.get(item.id);
-  }
-
-  async send(item, what, body, done) {
-    try {
-      await this.act(what, { id: item.id, seen: item.seen, ...body }, done);
-    } catch (error) {
-      const gone = this.item?.id !== item.id;
-      if (!gone && error.code === "conflict" && error.item) {
-        this.askWhich(error, what, body, done);
-        return;
-      }
-      if (gone && body.text) this.drafts.set(item.id, body.text);
-      this.say(gone ? `${item.key} was not saved, but is kept there: ${error.message}` : error.message);
-    }
+  failed(error, item, change) {
+    const here = this.item?.id === item.id;
+    if (change.offer) this.offers.set(item.id, change.offer);
+    if (here && error.code === "conflict" && error.item) this.askWhich(error, change);
+    else if (here) this.say(error.message);
+    else this.say(`${item.key}: ${error.message}${change.sent ? " Your words are kept there." : ""}`);
   }
 
   // Somebody else changed the file: whose words are to stay?
-  askWhich(error, what, body, done) {
+  askWhich(error, change) {
     const theirs = error.item;
     this.choices(error.message, theirs.caption, "Take theirs", () => {
-      this.text.value = this.item.caption;
-      this.act("show", theirs);
-    }, "Write mine", () => {
-      this.item = { ...theirs };
-      this.change(what, body, done);
+      this.changes.leave(theirs);
+      this.show(theirs);
+    }, change.what === "take" ? "Keep the new answer" : "Write mine", () => {
+      const mine = this.text.value; // as it stands now, not as it was sent
+      this.item = theirs;
+      this.changes.rebase(theirs);
+      if (change.what === "take") return this.take();
+      this.changes.write(theirs, mine);
+      return this.changed ? this.save() : this.accept();
     });
   }
 
@@ -147,8 +142,10 @@ export class Detail {
     $("theirs").onclick = () => { this.hideConflict(); onFirst(); };
     $("mine").onclick = () => { this.hideConflict(); onSecond(); };
     $("conflict").hidden = false;
+    scrolls($("conflict-text"));
     $("conflict").scrollIntoView({ block: "nearest" });
-    $("theirs").focus({ preventScroll: true });
+    // Who is typing goes on doing so; the card is read out as an alert.
+    if (document.activeElement !== this.text) $("theirs").focus({ preventScroll: true });
   }
 
   hideConflict() {
@@ -156,53 +153,61 @@ export class Detail {
   }
 
   async ask() {
-    if (!this.item || this.asking) return;
-    const item = this.item;
-    this.drop();
-    const asking = (this.asking = {});
-    $("again").disabled = true;
-    $("again").textContent = "Asking …";
+    const { item } = this;
+    if (!item || this.asking.has(item.id)) return;
+    this.asking.add(item.id);
+    this.offers.delete(item.id);
+    this.showOffer();
+    const where = () => (this.item?.id === item.id ? "" : `${item.key}: `);
     try {
       const sent = { id: item.id, type: $("type").value, length: $("length").value };
-      const offer = await this.api.post("again", sent);
-      if (this.asking === asking) this.put(offer);
+      this.offers.set(item.id, await this.api.post("again", sent));
+      this.say(`${where()}there is a new answer.`);
     } catch (error) {
-      if (this.asking === asking) this.say(error.message);
+      this.say(where() + error.message);
     } finally {
-      if (this.asking === asking) this.asking = null;
-      this.answered();
+      this.asking.delete(item.id);
+      this.showOffer();
+      const sees = this.item?.id === item.id && document.activeElement !== this.text;
+      if (sees) $("offer").scrollIntoView({ block: "nearest" });
     }
   }
 
-  answered() {
-    if (this.asking) return;
-    $("again").disabled = false;
-    $("again").textContent = "Ask";
+  get offer() {
+    return this.item ? this.offers.get(this.item.id) : undefined;
   }
 
-  put(offer) {
-    this.offer = offer;
+  showOffer() {
+    const { offer } = this;
+    const asking = this.item !== null && this.asking.has(this.item.id);
+    $("again").disabled = asking;
+    $("again").textContent = asking ? "Asking …" : "Ask";
+    $("offer").hidden = !offer;
+    if (!offer) return;
     $("offer-chip").textContent = chipOf({ ...offer, byHand: false });
     $("offer-chip").className = `chip ${offer.outcome}`;
     const tries = offer.attempts === 1 ? "1 attempt" : `${offer.attempts} attempts`;
     $("offer-facts").textContent = [tries, offer.why].filter(Boolean).join(" · ");
     $("offer-text").textContent = offer.caption || "There is no text.";
+    scrolls($("offer-text"));
     $("take").disabled = !offer.caption;
-    $("offer").hidden = false;
-    $("offer").scrollIntoView({ block: "nearest" });
-    this.say("There is a new answer.");
   }
 
+  // Words that were typed meanwhile are saved first, so that Undo brings them back.
   async take() {
-    if (!this.offer?.caption) return;
-    const { offer } = this.offer;
-    this.revert();
-    await this.change("take", { offer }, "The new answer is kept.");
-    this.drop();
+    const { item, offer } = this;
+    if (!offer?.caption || !$("conflict").hidden) return;
+    await this.save();
+    await this.changes.queue(item, () => {
+      if (this.offers.get(item.id) !== offer || this.changes.drafts.has(item.id)) return null;
+      this.offers.delete(item.id);
+      return { what: "take", body: { offer: offer.offer }, offer, done: "The new answer is kept." };
+    });
+    if (this.item?.id === item.id) this.showOffer();
   }
 
   drop() {
-    this.offer = null;
-    $("offer").hidden = true;
+    if (this.item) this.offers.delete(this.item.id);
+    this.showOffer();
   }
 }

@@ -25,7 +25,8 @@ function say(text) {
   say.timer = setTimeout(() => { $("say").textContent = ""; }, 6000);
 }
 
-const detail = new Detail({ api, act, say });
+const detail = new Detail({ api, arrived, say, moved });
+const { changes } = detail;
 
 const grid = new Grid($("pane"), $("grid"), {
   picture: (item) => api.picture(item, "grid"),
@@ -36,26 +37,25 @@ const grid = new Grid($("pane"), $("grid"), {
     if (!PHONE.matches || byPointer || isOpen()) open(item);
   },
   onFailure: (error) => {
-    if (error.code === "view") load();
+    if (error.code === "view") load(grid.chosen);
     else say(error.message);
   },
 });
 
-// Sends a change, and shows what came of it.
-async function act(what, body, done = "") {
-  if (what === "show") return put(body);
-  const answer = await api.post(what, body);
-  put(answer.item);
+// Shows what came of a change.
+function arrived(answer, words = "") {
+  grid.update(answer.item);
+  if (detail.item?.id === answer.item.id) detail.show(answer.item);
   tell(answer);
-  if (answer.trouble || done) say(answer.trouble || done);
+  if (answer.trouble || words) say(answer.trouble || words);
 }
 
-function put(item) {
-  grid.update(item);
-  if (detail.item?.id === item.id) {
-    detail.item = { ...item, caption: detail.text.value }; // what was sent is no draft any more
-    detail.show(item);
-  }
+// Words that could not be saved are led back to.
+function moved() {
+  const left = [...changes.drafts.values()].filter(({ over }) => over.id !== detail.item?.id);
+  $("left").hidden = left.length === 0;
+  $("left").textContent = `${left.length} not saved`;
+  $("left").onclick = () => open(left[0].over);
 }
 
 function tell(news) {
@@ -91,7 +91,7 @@ function options(id, all, entries) {
   select.value = chosen;
 }
 
-async function load() {
+async function load(at = 0) {
   const mine = (asked += 1);
   const wanted = Object.fromEntries(FILTERS.map((name) => [name, $(name).value]));
   wanted.text = $("text").value;
@@ -101,18 +101,20 @@ async function load() {
     if (mine !== asked) return;
     if (found.state === "reading") {
       $("count").textContent = `Reading … ${found.read.toLocaleString()}`;
-      setTimeout(() => { if (mine === asked) load(); }, READING);
+      setTimeout(() => { if (mine === asked) load(at); }, READING);
       return;
     }
     view = found.view;
     loaded = found.facets.total;
     tell(found);
     $("count").textContent = found.total === 1 ? "1 caption" : `${found.total.toLocaleString()} captions`;
-    $("empty").textContent = found.facets.total ? "No caption is like that." : "There are no captions here yet.";
+    $("empty-why").textContent = found.facets.total ? "No caption is like that." : "There are no captions here yet.";
+    $("all").hidden = !found.facets.total;
     $("empty").hidden = found.total > 0;
-    detail.hide();
+    // The grid is measured beside the detail as it will be.
+    if (!found.total || PHONE.matches) detail.hide();
     grid.reset(found.total, found.items);
-    if (found.total && !PHONE.matches) grid.choose(0);
+    if (found.total && (at > 0 || !PHONE.matches)) grid.choose(at);
   } catch (error) {
     say(error.message);
   }
@@ -121,26 +123,46 @@ async function load() {
 function remember(wanted) {
   const some = Object.entries(wanted).filter(([, value]) => value);
   const query = new URLSearchParams(some).toString();
-  history.replaceState(null, "", query ? `?${query}` : location.pathname);
+  history.replaceState(history.state, "", query ? `?${query}` : location.pathname);
 }
 
-async function undo() {
-  await detail.save();
-  if (!status.undo) return say("There is nothing to undo.");
-  const { id, key } = status.undo;
-  await back({ edit: id }, key);
+let undoing = Promise.resolve();
+
+// One after another, however fast the key is pressed: each takes back what is the last one then.
+function undo() {
+  undoing = undoing.then(async () => {
+    await detail.save();
+    const waited = changes.lines.size > 0;
+    await changes.idle();
+    try {
+      if (waited) tell(await api.get("status")); // answers may have overtaken each other
+    } catch (error) {
+      return say(error.message);
+    }
+    if (!status.undo) return say("There is nothing to undo.");
+    return back({ edit: status.undo.id }, status.undo.key);
+  });
+  return undoing;
 }
 
 async function back(body, key) {
   try {
-    await act("undo", body, `Undone: ${key}`);
+    arrived(await api.post("undo", body), `Undone: ${key}`);
   } catch (error) {
-    if (error.code !== "conflict" || !error.item) return say(error.message);
-    open(error.item);
-    detail.choices(error.message, error.item.caption, "Leave it", async () => {
-      tell(await api.post("leave", { edit: body.edit }));
-    }, "Undo anyway", () => back({ edit: body.edit, force: true }, key));
+    if (error.code === "stale") {
+      tell(error.body);
+      const next = status.undo ? `Undo would now take back that of ${status.undo.key}.` : "";
+      say(`${sentence(error.message)} ${next}`.trim());
+    } else if (error.code !== "conflict" || !error.item) say(error.message);
+    else leaveOrForce(error, body, key);
   }
+}
+
+function leaveOrForce(error, body, key) {
+  open(error.item);
+  detail.choices(error.message, error.item.caption, "Leave it", async () => {
+    tell(await api.post("leave", { edit: body.edit }));
+  }, "Undo anyway", () => back({ edit: body.edit, force: true }, key));
 }
 
 function isOpen() {
@@ -149,11 +171,21 @@ function isOpen() {
 
 function open(item) {
   detail.show(item);
+  moved();
+  if (isOpen()) return;
   $("review").classList.add("open");
+  if (!PHONE.matches) return;
+  history.pushState({ open: true }, ""); // so that Back closes it
+  $("detail").focus({ preventScroll: true });
 }
 
-async function close() {
-  await detail.save();
+function close() {
+  if (history.state?.open) history.back();
+  else shut();
+}
+
+function shut() {
+  if (PHONE.matches) document.activeElement?.blur(); // which saves what was typed
   $("review").classList.remove("open");
   $("grid").focus({ preventScroll: true });
 }
@@ -164,25 +196,38 @@ function step(by) {
 
 listen({ detail, grid, step, undo, close, isOpen, isPhone: () => PHONE.matches });
 $("undo").addEventListener("click", undo);
-$("more").addEventListener("click", load);
+$("more").addEventListener("click", () => load());
+$("all").addEventListener("click", () => {
+  for (const name of [...FILTERS, "text"]) $(name).value = "";
+  $("grid").focus({ preventScroll: true });
+  load();
+});
 $("back").addEventListener("click", close);
 $("previous").addEventListener("click", () => step(-1));
 $("next").addEventListener("click", () => step(1));
 $("keys").addEventListener("click", () => $("help").showModal());
 $("tools").addEventListener("submit", (event) => { event.preventDefault(); load(); });
-for (const name of FILTERS) $(name).addEventListener("change", load);
+for (const name of FILTERS) $(name).addEventListener("change", () => load());
 $("text").addEventListener("input", () => {
   clearTimeout(load.timer);
-  load.timer = setTimeout(load, TYPING);
+  load.timer = setTimeout(() => load(), TYPING);
 });
-addEventListener("beforeunload", (event) => { if (detail.changed || detail.saving.size || detail.drafts.size) event.preventDefault(); });
+addEventListener("beforeunload", (event) => { if (changes.busy) event.preventDefault(); });
+addEventListener("popstate", ({ state }) => {
+  if (!state?.open) shut();
+  else if (detail.item) $("review").classList.add("open");
+});
+
+let reachable = true; // what is wrong for long is said once
 
 setInterval(async () => {
   if (document.hidden || !view) return;
   try {
     tell(await api.get("status"));
+    reachable = true;
   } catch (error) {
-    say(error.message);
+    if (reachable) say(error.message);
+    reachable = false;
   }
 }, POLL);
 
@@ -195,4 +240,5 @@ for (const name of FILTERS) {
 }
 $("text").value = given.get("text") ?? "";
 $("grid").focus({ preventScroll: true });
+if (history.state?.open) history.back(); // the page was loaded anew while a caption was open
 load();

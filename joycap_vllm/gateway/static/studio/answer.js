@@ -5,41 +5,77 @@ import { copy } from "/static/studio/files.js";
 
 const BLANK = document.querySelector("#answer-template");
 
-/** The part of a picture's card that shows what one prompt brought. */
+const PARTS = ["h3", ".chip", ".versions", ".which", ".older", ".newer", ".text", ".state", ".attempts", ".facts", ".dismiss", ".copy", ".save"];
+
+/** The part of a picture's card that shows what one prompt brought, each time it was asked. */
 export class Answer {
   #parts;
-  #most;
+  #most = 1;
   #answered = 0;
+  #versions = []; // the good captions: {caption, facts, taken}, the newest last
+  #at = -1;
 
   /**
-   * @param prompt {name, title, text, system}
-   * @param most Attempts at most.
-   * @param save Called to download the caption.
+   * @param name The prompt's name.
+   * @param actions {save, drop, changed}, called without a word.
    */
-  constructor(prompt, most, save) {
-    this.name = prompt.name;
-    this.title = prompt.title;
-    this.caption = null; // the good caption, once there is one
-    this.over = false;
+  constructor(name, { save, drop, changed }) {
+    this.name = name;
+    this.over = true;
     this.glitches = 0;
-    this.#most = most;
+    this.changed = changed;
     this.element = BLANK.content.firstElementChild.cloneNode(true);
     this.#parts = Object.fromEntries(
-      ["h3", ".chip", ".text", ".attempts", ".facts", ".copy", ".save"].map((which) => [
-        which.replace(".", ""),
-        this.element.querySelector(which),
-      ]),
+      PARTS.map((which) => [which.replace(".", ""), this.element.querySelector(which)]),
     );
-    this.#parts.h3.textContent = prompt.title;
-    this.#parts.h3.title = prompt.text;
     this.#parts.copy.addEventListener("click", () => {
       copy(this.#parts.text.textContent, this.#parts.copy);
+      this.taken();
     });
     this.#parts.save.addEventListener("click", save);
+    this.#parts.dismiss.addEventListener("click", drop);
+    this.#parts.older.addEventListener("click", () => this.#step(-1));
+    this.#parts.newer.addEventListener("click", () => this.#step(1));
+  }
+
+  /** The good caption that is shown; null while there is none. */
+  get caption() {
+    return this.#versions[this.#at]?.caption ?? null;
+  }
+
+  /** Whether it shows a good caption that was neither copied nor downloaded. */
+  get untaken() {
+    return this.caption !== null && !this.#versions[this.#at].taken;
+  }
+
+  /** The caption that is shown was copied or downloaded. */
+  taken() {
+    if (this.caption !== null) this.#versions[this.#at].taken = true;
+  }
+
+  /** It is asked, perhaps again; a good caption stays until there is a new one. */
+  ask(prompt, most) {
+    this.over = false;
+    this.#most = most;
+    this.#answered = 0;
+    this.#parts.h3.textContent = prompt.title;
+    this.#parts.h3.title = prompt.text;
+    this.#parts.dismiss.hidden = true;
+    this.#parts.dismiss.setAttribute("aria-label", `Remove the answer to ${prompt.title}`);
+    this.#parts.attempts.replaceChildren();
     this.element.setAttribute("aria-label", prompt.title);
     this.element.setAttribute("aria-busy", "true");
+    this.element.classList.remove("stays");
+    if (this.caption === null) this.#parts.copy.disabled = true;
     this.#mark("asking", "");
     this.#say("Asking…");
+  }
+
+  /** Other prompts are asked now: it stays as it is, and can be removed. */
+  keep() {
+    this.#parts.dismiss.hidden = false;
+    this.#parts.attempts.replaceChildren();
+    this.#say("");
   }
 
   /** An answer came: shown at once where it was a glitch, since it is asked again. */
@@ -66,30 +102,21 @@ export class Answer {
     if (event.attempts.some((attempt) => attempt.glitch || attempt.error)) {
       event.attempts.forEach((attempt) => this.#add(attempt));
     }
-    if (event.outcome === "failed") {
-      this.fail(event.why);
-      return;
-    }
-    this.#parts.text.classList.remove("muted");
-    this.#parts.text.textContent = event.caption;
-    this.#parts.copy.disabled = !event.caption;
-    this.#parts.facts.textContent = facts(event);
-    if (event.outcome === "ok") {
-      this.caption = event.caption;
-      this.#parts.save.disabled = false;
-      this.#mark("ok", "ok");
-    } else {
-      this.#mark(`glitched: ${plain(event.glitch)}`, "glitched");
-      this.element.classList.add("stays");
-      this.#parts.text.tabIndex = 0; // it scrolls
-      const kept = event.trimmed ? "the good beginning of one is shown" : "the best is shown";
-      this.#note(`No attempt was good; ${kept}, and kept out of downloads.`);
-    }
+    if (event.outcome === "failed") this.fail(event.why);
+    else if (event.outcome === "ok") {
+      this.#versions.push({ caption: event.caption, facts: facts(event), taken: false });
+      this.#show(this.#versions.length - 1);
+    } else if (this.caption !== null) this.#stay("No attempt was good");
+    else this.#showBest(event);
   }
 
   /** It ended without an answer. */
   fail(why) {
     this.#end();
+    if (this.caption !== null) {
+      this.#stay(sentence(why).replace(/\.$/, ""));
+      return;
+    }
     this.#mark("failed", "failed");
     this.#say(sentence(why));
   }
@@ -98,6 +125,10 @@ export class Answer {
   cancel() {
     if (this.over) return;
     this.#end();
+    if (this.caption !== null) {
+      this.#stay("Cancelled");
+      return;
+    }
     this.#mark("cancelled", "");
     this.#say("Cancelled.");
   }
@@ -107,14 +138,59 @@ export class Answer {
     this.element.setAttribute("aria-busy", "false");
   }
 
+  #stay(why) {
+    this.#mark("ok", "ok");
+    this.#say(`${why}. The caption from before is kept.`);
+  }
+
+  #step(by) {
+    this.#show(this.#at + by);
+    this.changed();
+  }
+
+  #show(at) {
+    this.#at = at;
+    const { caption, facts: told } = this.#versions[at];
+    const { text, state, which, versions, older, newer, copy: copies, save, facts: line } = this.#parts;
+    text.classList.remove("muted");
+    text.textContent = caption;
+    state.textContent = "";
+    line.textContent = told;
+    copies.disabled = save.disabled = false;
+    versions.hidden = this.#versions.length < 2;
+    which.textContent = `${at + 1} of ${this.#versions.length}`;
+    older.disabled = at === 0;
+    newer.disabled = at === this.#versions.length - 1;
+    if (this.over) this.#mark("ok", "ok");
+  }
+
+  #showBest(event) {
+    const { text, copy: copies, facts: line } = this.#parts;
+    text.classList.remove("muted");
+    text.textContent = event.caption;
+    copies.disabled = !event.caption;
+    line.textContent = facts(event);
+    this.#mark(`glitched: ${plain(event.glitch)}`, "glitched");
+    this.element.classList.add("stays");
+    text.tabIndex = 0; // it scrolls
+    const kept = event.trimmed ? "the good beginning of one is shown" : "the best is shown";
+    this.#note(`No attempt was good; ${kept}, and kept out of downloads.`);
+  }
+
   #mark(words, kind) {
     this.#parts.chip.textContent = words;
     this.#parts.chip.className = `chip ${kind}`;
   }
 
+  // In place of a caption, or beside the one from before.
   #say(words) {
+    if (this.caption !== null) {
+      this.#parts.state.textContent = words;
+      return;
+    }
     this.#parts.text.classList.add("muted");
     this.#parts.text.textContent = words;
+    this.#parts.facts.textContent = "";
   }
 
   #add({ glitch, error, why, ms, seed }) {

@@ -39,6 +39,13 @@ function add(brought) {
   if (at("auto").checked) caption(added);
 }
 
+// Asks before captions are lost that nobody has copied or downloaded.
+function sure(some) {
+  const lost = some.reduce((sum, picture) => sum + picture.untaken, 0);
+  const words = lost === 1 ? "1 caption was" : `${lost} captions were`;
+  return lost === 0 || confirm(`${words} neither copied nor downloaded. Remove ${lost === 1 ? "it" : "them"}?`);
+}
+
 function remove(picture) {
   queue.cancel(picture);
   picture.release();
@@ -68,6 +75,7 @@ function named() {
 function save(picture, answer) {
   const text = new Blob([oneLine(answer.caption) + "\n"], { type: "text/plain" });
   download(named().get(picture).get(answer.name), text);
+  answer.taken();
 }
 
 function saveAll() {
@@ -76,9 +84,15 @@ function saveAll() {
     picture.captions.map((answer) => [names.get(picture).get(answer.name), oneLine(answer.caption) + "\n"]),
   );
   download("captions.zip", zip(entries));
+  pictures.forEach((picture) => picture.captions.forEach((answer) => answer.taken()));
 }
 
-const actions = { again: (picture) => caption([picture]), remove, save, changed: refresh };
+const actions = {
+  again: (picture) => caption([picture]),
+  remove: (picture) => sure([picture]) && remove(picture),
+  save,
+  changed: refresh,
+};
 
 function refresh() {
   const some = pictures.length;
@@ -121,13 +135,16 @@ at("go").addEventListener("click", () => caption(pictures));
 at("cancel").addEventListener("click", cancel);
 at("zip").addEventListener("click", saveAll);
 at("clear").addEventListener("click", () => {
-  while (pictures.length) remove(pictures[0]);
+  if (sure(pictures)) while (pictures.length) remove(pictures[0]);
 });
 at("copy-prompt").addEventListener("click", (event) => copy(preview.text, event.currentTarget));
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || pictures.length === 0) return;
   event.preventDefault(); // else a focused button would be pressed as well
   caption(pictures);
+});
+addEventListener("beforeunload", (event) => {
+  if (queue.size > 0 || pictures.some((picture) => picture.untaken)) event.preventDefault();
 });
 listen({ drop: at("drop"), choose: at("choose"), input: at("files"), take: add });
 

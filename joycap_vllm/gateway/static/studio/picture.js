@@ -5,6 +5,7 @@ import { Answer } from "/static/studio/answer.js";
 import { pause } from "/static/studio/queue.js";
 
 const BLANK = document.querySelector("#picture-template");
+const BROKE = "The gateway broke off. Is it still running?";
 const MOST_WAITS = 20; // times that a full gateway is asked again
 
 /** A picture with its card and its answers. */
@@ -22,7 +23,8 @@ export class Picture {
     this.file = file;
     this.path = path;
     this.first = "";
-    this.answers = [];
+    this.answers = []; // all that are shown
+    this.round = null; // those of the prompts that are asked now, once the gateway has named them
     this.changed = () => actions.changed(this);
     this.save = (answer) => actions.save(this, answer);
     this.#url = URL.createObjectURL(file);
@@ -52,8 +54,12 @@ export class Picture {
 
   /** Whether it has ended, well or badly. */
   get over() {
-    const { fault } = this.#parts;
-    return !fault.hidden || (this.answers.length > 0 && this.answers.every((a) => a.over));
+    return !this.#parts.fault.hidden || Boolean(this.round?.every((answer) => answer.over));
+  }
+
+  /** How many good captions were neither copied nor downloaded. */
+  get untaken() {
+    return this.answers.filter((answer) => answer.untaken).length;
   }
 
   /** Gives its memory back. */
@@ -61,15 +67,18 @@ export class Picture {
     URL.revokeObjectURL(this.#url);
   }
 
-  /** It waits for its turn. */
+  /** It waits for its turn; good captions stay. */
   queue() {
     this.#turn += 1;
     this.#fault("");
-    this.answers = [];
+    this.round?.forEach((answer) => answer.cancel());
+    this.round = null;
+    this.answers = this.captions;
+    this.answers.forEach((answer) => answer.keep());
     const line = document.createElement("p");
     line.className = "muted waiting";
     line.textContent = "Waiting for its turn…";
-    this.#parts.answers.replaceChildren(line);
+    this.#parts.answers.replaceChildren(line, ...this.answers.map((answer) => answer.element));
     this.#parts.again.textContent = "Caption again";
   }
 
@@ -78,8 +87,8 @@ export class Picture {
     const turn = this.#turn;
     this.first = first;
     try {
-      await this.#stream(await this.#asked(ask, mostBytes, signal));
-      if (!this.over) throw new Refused("The gateway broke off. Is it still running?", 0);
+      await this.#stream(await this.#asked(ask, mostBytes, signal), turn);
+      if (turn === this.#turn && !this.over) throw new Refused(BROKE, 0);
     } catch (error) {
       if (turn !== this.#turn) return;
       if (error.name === "AbortError") this.cancel();
@@ -90,9 +99,12 @@ export class Picture {
 
   /** What has not ended is said to be cancelled. */
   cancel() {
-    this.answers.forEach((answer) => answer.cancel());
-    if (this.answers.length === 0) this.#parts.answers.replaceChildren();
-    if (this.answers.length === 0) this.#fault("Cancelled.", false);
+    if (this.round) {
+      this.round.forEach((answer) => answer.cancel());
+      return;
+    }
+    this.#waited();
+    this.#fault("Cancelled.", false);
   }
 
   async #asked(ask, mostBytes, signal) {
@@ -113,12 +125,13 @@ export class Picture {
     }
   }
 
-  async #stream(response) {
+  async #stream(response, turn) {
     for await (const event of events(response)) {
-      const answer = this.answers[event.prompt];
+      if (turn !== this.#turn) return;
+      const answer = this.round?.[event.prompt];
       if (event.event === "start") this.#start(event);
       else if (event.event === "attempt") answer.attempt(event);
-      else if (event.event === "waiting") this.answers.forEach((each) => each.wait(event.why));
+      else if (event.event === "waiting") this.round.forEach((each) => each.wait(event.why));
       else if (event.event === "error") answer.fail(event.error.message);
       else if (event.event === "outcome") answer.finish(event);
       this.changed();
@@ -128,22 +141,42 @@ export class Picture {
   #start({ image, prompts, attempts }) {
     const bytes = size(image.bytes);
     this.#parts.facts.textContent = `${image.width} × ${image.height} · ${bytes}`;
-    this.answers = prompts.map((prompt) => {
-      const answer = new Answer(prompt, attempts, () => this.save(answer));
+    this.round = prompts.map((prompt) => {
+      const answer = this.answers.find(({ name }) => name === prompt.name) ?? this.#answer(prompt.name);
+      answer.ask(prompt, attempts);
       return answer;
     });
+    const before = this.answers.filter((answer) => !this.round.includes(answer));
+    this.answers = [...this.round, ...before];
     const shown = [...this.answers].sort((a, b) => (b.name === this.first) - (a.name === this.first));
     this.#parts.answers.replaceChildren(...shown.map((answer) => answer.element));
   }
 
+  #answer(name) {
+    const answer = new Answer(name, {
+      save: () => this.save(answer),
+      drop: () => {
+        this.answers = this.answers.filter((each) => each !== answer);
+        answer.element.remove();
+        this.changed();
+        this.#parts.again.focus();
+      },
+      changed: this.changed,
+    });
+    return answer;
+  }
+
+  #waited() {
+    this.#parts.answers.querySelector(".waiting")?.remove();
+  }
+
   #break(error) {
-    const message = error instanceof Refused ? error.message : "The gateway broke off. Is it still running?";
-    if (this.answers.length === 0) {
-      this.#parts.answers.replaceChildren();
+    const message = error instanceof Refused ? error.message : BROKE;
+    if (this.round) this.round.filter((answer) => !answer.over).forEach((answer) => answer.fail(message));
+    else {
+      this.#waited();
       this.#fault(message);
-      return;
     }
-    this.answers.filter((answer) => !answer.over).forEach((answer) => answer.fail(message));
   }
 
   #fault(words, loud = true) {

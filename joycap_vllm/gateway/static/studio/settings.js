@@ -38,7 +38,9 @@ export function arrange(form) {
   offer(form.querySelector("#own"), own);
   offer(form.querySelector("#lengths"), !onlyOwn);
   offer(form.querySelector("#words-field"), !onlyOwn && length.value === "words", false);
-  offer(form.querySelector("#name-field"), !onlyOwn && extras.some((b) => "needsName" in b.dataset));
+  const [name, hidden] = [form.querySelector("#name-field"), form.querySelector("#name-field").hidden];
+  offer(name, !onlyOwn && extras.some((b) => "needsName" in b.dataset));
+  if (hidden && !name.hidden) name.scrollIntoView({ block: "nearest" });
   form.querySelector("#extras").hidden = onlyOwn;
   count(form, "#also", also.length ? `${also.length + 1} types` : "");
   count(form, "#extras", extras.length ? `${extras.length} chosen` : "");
