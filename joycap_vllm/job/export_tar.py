@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
@@ -33,6 +34,7 @@ from joycap_vllm.sources import (
 )
 
 UNREADABLE = "an image that cannot be read any more"
+_SAME = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif", ".heif": ".heic"}
 _NAMES = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2", "MPO": "jpg"}  # Pillow's, where odd
 
 
@@ -55,6 +57,7 @@ def export_shards(
     prompts = tuple(prompt.name for prompt in job.prompts)
     counts: Counter[str] = Counter()
     files: list[Path] = []
+    extension = _Extension(image.key for image in captions.all())
     homes = Homes(Sidecars(job.sidecars), source.root, records)
     with Shards(out, prompts) as shards:
         for part in source.parts:
@@ -63,7 +66,7 @@ def export_shards(
                 continue
             for image in part.images():
                 found = captions.of(image.key, image.path)
-                counts[_added(shards, homes, image, found, prompts)] += 1
+                counts[_added(shards, homes, image, found, prompts, extension)] += 1
     return counts, counts[""] * len(prompts), (*files, *shards.files)
 
 
@@ -101,6 +104,7 @@ def _added(
     image: SourceImage,
     found: CaptionedImage | None,
     prompts: tuple[str, ...],
+    extension: _Extension,
 ) -> str:
     if found is None or not has_all(found, prompts):
         return NO_CAPTION
@@ -111,14 +115,45 @@ def _added(
     stem = None
     if image.path is not None:
         stem = homes.of(image)[1] or image.path.stem
-    shards.add(found, sample_name(image.key, stem), _extension(image.key, data), data)
+    shards.add(found, sample_name(image.key, stem), extension.of(data), data)
     return ""
 
 
-def _extension(key: str, data: bytes) -> str:
+class _Extension:
+    """The one extension of all pictures of an export: loaders take it for a column's name, and
+    datasets refuses shards whose samples differ. Pictures of several kinds are all called jpg:
+    decoders look at what a file holds, and those that first look at the name know this one.
+
+    Args:
+        keys: The keys of all images that may be written.
+    """
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._keys = keys
+        self._chosen = ""
+
+    def of(self, data: bytes) -> str:
+        """The extension of a picture."""
+        if not self._chosen:  # of keys that tell nothing, the first picture tells
+            self._chosen = _common(self._keys) or _looked_at(data)
+        return self._chosen
+
+
+def _common(keys: Iterable[str]) -> str:
+    kinds: set[str] = set()
+    for key in keys:
+        kinds.add(_kind(key))
+        if len(kinds) > 1:
+            return "jpg"
+    return "".join(kinds)
+
+
+def _kind(key: str) -> str:
     suffix = Path(key).suffix.lower()
-    if suffix in IMAGE_SUFFIXES:
-        return suffix[1:]
+    return _SAME.get(suffix, suffix)[1:] if suffix in IMAGE_SUFFIXES else ""
+
+
+def _looked_at(data: bytes) -> str:
     try:
         with Image.open(io.BytesIO(data)) as picture:
             known = picture.format or "bin"

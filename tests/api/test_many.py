@@ -11,6 +11,7 @@ import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 from stub_server import StubOptions, stub
@@ -289,20 +290,39 @@ async def test_wrong_calls_are_told_at_once(server: FaultServer) -> None:
             joy.caption_many([b""], [])
 
 
+class Row:
+    """An input that can be watched."""
+
+
 @pytest.mark.timeout(120)
 async def test_memory_is_level_however_many_there_are() -> None:
-    image = png(1)
+    rows: WeakSet[Row] = WeakSet()
+
+    def watched() -> Iterator[Row]:
+        for _ in range(1200):
+            row = Row()
+            rows.add(row)
+            yield row
+
+    image, live, held = png(1), [0], [0]
+    options = CaptionerOptions(
+        workers=1,
+        wire="jpeg",  # small ones, so that it matters little how many are in flight by chance
+        check=False,
+        fleet=FleetOptions(concurrency=32),
+    )
     with stub(StubOptions(slots=64, latency=0.001)) as server:
-        options = CaptionerOptions(fleet=FleetOptions(concurrency=32), check=False)
         async with Captioner(server.url, options=options) as joy:
             tracemalloc.start()
             try:
-                held: list[int] = []
-                async for done in joy.caption_many(bytes(image) for _ in range(1200)):
+                async for done in joy.caption_many(watched(), image=lambda row: image):
                     if done.index % 300 == 200:
                         gc.collect()
+                        live.append(len(rows))
                         held.append(tracemalloc.get_traced_memory()[0])
             finally:
                 tracemalloc.stop()
 
-    assert max(held) - held[0] < 300_000, held
+    assert len(held) == 5
+    assert max(live) <= 32 + 2 + AHEAD + 2, "the one in hand, and one on its way"
+    assert held[-1] - held[1] < 900_000, f"{held}: a kilobyte for each would be as much"

@@ -7,6 +7,9 @@ import json
 import tarfile
 from pathlib import Path
 
+import pytest
+from PIL import Image
+
 from .helping import caption, color_of, joycap, make_pictures
 from fault_server import FaultServer, name_of
 
@@ -61,3 +64,22 @@ def test_a_damaged_shard_is_left_out_alone(tmp_path: Path, server: FaultServer) 
 
     assert "000.tar is not written: its shard is damaged" in done.stderr
     assert [p.name for p in (tmp_path / "out" / "shards").iterdir()] == ["001.tar.gz"]
+
+
+@pytest.mark.parametrize(
+    ("names", "extension"),
+    [(["a.png", "b.png"], "png"), (["a.JPEG", "b.jpg"], "jpg"), (["a.png", "b.jpg"], "jpg")],
+)
+def test_all_pictures_of_new_shards_have_one_extension(
+    names: list[str], extension: str, tmp_path: Path, server: FaultServer
+) -> None:
+    for name in names:
+        Image.new("RGB", (9, 9), "red").save(tmp_path / name)
+    caption(tmp_path, server, "--no-check")
+    joycap("export", tmp_path, "--format", "tar")
+    with tarfile.open(tmp_path / "shards" / "000000.tar") as shard:
+        found = {name: shard.extractfile(name) for name in shard.getnames()}
+        for name in names:
+            stored = found[f"{Path(name).stem}.{extension}"]
+            assert stored is not None
+            assert stored.read() == (tmp_path / name).read_bytes(), "the picture is unchanged"
