@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import io
 import os
 import socket
 import subprocess
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
+from PIL import Image
 
 JOYCAP = "from joycap_vllm.cli import main; main()"
 
@@ -70,6 +73,13 @@ def job(url: str, folder: Path, *flags: str) -> Iterator[Page]:
     words = ["caption", folder, "--base-url", url, "--metrics-port", str(port), *flags]
     with _command(*words):
         yield Page(port)
+
+
+def data_url(color: tuple[int, int, int]) -> str:
+    """A picture of one colour."""
+    whole = io.BytesIO()
+    Image.new("RGB", (40, 30), color).save(whole, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(whole.getvalue()).decode()}"
 
 
 def ask(page: Page, picture: str) -> None:

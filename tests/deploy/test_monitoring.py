@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import shutil
 import subprocess
@@ -14,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from .pages import ask, gateway, job
+from .pages import ask, data_url, gateway, job
 from .promql import alerts, check, labels_of, panels
 from .tools import found, needs
 from fault_server import Asked, Reaction, name_of, say, serving
@@ -27,12 +25,6 @@ def promtool(*words: str | Path, cwd: Path) -> None:
         [found("promtool"), *words], cwd=cwd, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def data_url(color: tuple[int, int, int]) -> str:
-    whole = io.BytesIO()
-    Image.new("RGB", (40, 30), color).save(whole, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(whole.getvalue()).decode()}"
 
 
 @pytest.fixture(scope="module")
