@@ -63,8 +63,9 @@ def logs(place: Path) -> str:
 
 
 def start_again(slurm: Cluster, job: str, place: Path) -> None:
-    """Spares the minute that Slurm gives a node before a job that was put back starts again."""
-    slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now", cwd=place)
+    """Spares most of the time that Slurm gives a node before a job that was put back starts again:
+    one that starts in the same second is refused by the node."""
+    slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now+3", cwd=place)
 
 
 def test_an_array_captions_each_picture_once_and_goes_on_when_it_is_put_back(
