@@ -1,9 +1,7 @@
-"""What under deploy/ can be read here: YAML and units need a reader that may not be installed."""
+"""What tests of deploy/ share: the folder, and the real commands of `joycap`."""
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,16 +9,6 @@ from typing import Any
 import pytest
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
-_LEFT_OUT = {
-    "test_compose.py": (importlib.util.find_spec("yaml"), "pyyaml"),
-    "test_systemd.py": (shutil.which("systemd-analyze"), "systemd-analyze"),
-}
-collect_ignore = [name for name, (reader, _) in _LEFT_OUT.items() if reader is None]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for name in collect_ignore:
-        terminalreporter.write_line(f"tests/deploy/{name} left out: no {_LEFT_OUT[name][1]} here")
 
 
 @pytest.fixture(scope="session")
@@ -45,9 +33,13 @@ def check_command(commands: dict[str, Any]) -> Callable[[list[str]], None]:
     """Fails unless the words behind `joycap` are a command with flags that it has."""
 
     def check(words: list[str]) -> None:
-        assert words[0] in commands
-        options = {flag for param in commands[words[0]].params for flag in param.opts}
-        flags = {word.partition("=")[0] for word in words if word.startswith("--")}
-        assert flags <= options | {"--help"}
+        command: Any = commands.get(words[0])
+        while hasattr(command, "commands"):
+            words = words[1:]
+            command = command.commands.get(words[0])
+        assert command is not None, words
+        options = {flag for param in command.params for flag in param.opts + param.secondary_opts}
+        flags = {word.partition("=")[0] for word in words if word.startswith("--") and word != "--"}
+        assert flags <= options | {"--help"}, flags - options
 
     return check

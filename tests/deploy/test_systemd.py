@@ -1,23 +1,66 @@
-"""The unit as systemd itself reads it."""
+"""The units as systemd itself reads them."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
+import pytest
 
-def test_systemd_accepts_the_unit(deploy: Path, tmp_path: Path) -> None:
-    name = "joycap-serve.service"
-    text = (deploy / "systemd" / name).read_text(encoding="utf-8")
-    # systemd looks whether the program is there, and on this machine it is not.
-    (tmp_path / name).write_text(text.replace("/opt/joycap/bin/joycap", "/bin/true"))
+from .tools import found, needs
 
+pytestmark = needs("systemd-analyze")
+# How exposed systemd may find each of them, from 0 to 10; what looks after a GPU needs its devices.
+EXPOSED = {
+    "joycap-serve.service": 4.0,
+    "joycap-gateway.service": 2.0,
+    "joycap-caption@.service": 2.0,
+}
+
+
+@pytest.fixture
+def units(deploy: Path, tmp_path: Path) -> list[Path]:
+    """All units; systemd looks whether programs are there, and on this machine they are not."""
+    files = []
+    for file in sorted((deploy / "systemd").glob("joycap-*")):
+        copy = tmp_path / file.name
+        copy.write_text(file.read_text().replace("/opt/joycap/bin/joycap", "/bin/true"))
+        files.append(copy)
+    assert len(files) == 4
+    return files
+
+
+def test_systemd_accepts_the_units(units: list[Path], tmp_path: Path) -> None:
+    # A template stands for nothing until it has a folder's name.
+    for unit in units:
+        instance = unit.name.replace("@.", "@srv-pictures.")
+        if instance != unit.name:
+            (tmp_path / instance).symlink_to(unit)
+    named = [str(unit) for unit in sorted(tmp_path.glob("joycap-*")) if "@." not in unit.name]
     done = subprocess.run(
-        ["systemd-analyze", "verify", str(tmp_path / name)],
+        [found("systemd-analyze"), "verify", *named],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=50,
         check=False,
     )
 
+    assert len(named) == 4
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", EXPOSED)
+def test_systemd_finds_the_services_little_exposed(units: list[Path], name: str) -> None:
+    unit = next(unit for unit in units if unit.name == name)
+    done = subprocess.run(
+        [found("systemd-analyze"), "security", "--offline=true", "--no-pager", str(unit)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    told = re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)
+
+    assert told is not None, done.stderr
+    assert float(told[1]) <= EXPOSED[name]

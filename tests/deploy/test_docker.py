@@ -1,0 +1,103 @@
+"""The Dockerfile as a linter reads it, and the check that runs in its containers."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import importlib.util
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from .tools import found, needs
+
+
+@pytest.fixture(scope="module")
+def check(deploy: Path) -> ModuleType:
+    path = deploy / "docker" / "healthcheck.py"
+    spec = importlib.util.spec_from_file_location("healthcheck", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@needs("hadolint")
+def test_hadolint_has_nothing_to_say(deploy: Path, tmp_path: Path) -> None:
+    file = deploy / "docker" / "Dockerfile"
+    broken = tmp_path / "Dockerfile"
+    broken.write_text(file.read_text().replace(":3.12-slim-bookworm", ":latest"))
+
+    for checked, code in ((file, 0), (broken, 1)):
+        done = subprocess.run([found("hadolint"), checked], capture_output=True, check=False)
+        assert done.returncode == code, done.stdout.decode()
+
+
+def test_what_the_image_copies_is_let_through_and_little_else(deploy: Path) -> None:
+    lines = (deploy / "docker" / "Dockerfile.dockerignore").read_text().split()
+    let = [line[1:] for line in lines if line.startswith("!")]
+    steps = (deploy / "docker" / "Dockerfile").read_text().splitlines()
+    copied = [
+        word
+        for step in steps
+        if step.startswith("COPY ") and "--from" not in step
+        for word in step.split()[1:-1]
+    ]
+
+    assert lines[0] == "*"
+    assert sorted(let) == sorted(copied)
+    assert all((deploy.parent / name).exists() for name in let)
+    assert not any(fnmatch.fnmatch("deploy/docker/secrets/gateway-keys.txt", name) for name in let)
+
+
+def test_only_a_gateway_is_asked_at_the_port_that_it_was_given(check: ModuleType) -> None:
+    port = check.gateway_port
+
+    assert port(["/venv/bin/python", "/venv/bin/joycap", "gateway"], {}) == 8080
+    assert port(["joycap", "gateway", "--port=9000"], {}) == 9000
+    assert port(["joycap", "gateway", "--port", "9001", ""], {}) == 9001
+    assert port(["joycap", "gateway", "--ai-toolkit"], {}) == 5000
+    assert port(["joycap", "gateway"], {"JOYCAP_GATEWAY_PORT": "81"}) == 81
+    assert port(["joycap", "caption", "gateway"], {}) is None
+    assert port(["sleep", "9"], {}) is None
+
+
+def test_a_gateway_that_does_not_answer_is_not_well(deploy: Path, tmp_path: Path) -> None:
+    class Alive(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/live" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    program = tmp_path / "joycap"
+    program.write_text("import sys; sys.stdin.read()")
+    with contextlib.ExitStack() as stack:
+        server = HTTPServer(("127.0.0.1", 0), Alive)
+        port = server.server_port
+        stack.callback(server.server_close)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        words = [sys.executable, str(program), "gateway", f"--port={port}"]
+        gateway = stack.enter_context(subprocess.Popen(words, stdin=subprocess.PIPE))
+        stack.callback(gateway.kill)
+
+        assert _checked(deploy).returncode == 0
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        done = _checked(deploy)
+        assert done.returncode == 1
+        assert f":{port}/live" in done.stderr
+
+
+def _checked(deploy: Path) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, str(deploy / "docker" / "healthcheck.py")]
+    return subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
