@@ -72,8 +72,8 @@ def test_an_unusable_picture_is_a_failed_row_and_no_request(folder: Path, server
     assert {row["outcome"] for row in rows} == {"failed"}
     assert {row["caption"] for row in rows} == {None}
     assert "damaged" in whys[paths[0]]
-    assert "missing.png cannot be read" in whys[paths[1]]
-    assert "cannot be read" in whys[paths[2]]
+    assert "cannot be read: No such file" in whys[paths[1]]
+    assert "may not name nowhere://" in whys[paths[2]]
     assert "is empty in this row" in whys[None]
     assert server.bodies == []
 
