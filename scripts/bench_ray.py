@@ -1,12 +1,12 @@
 """What Ray costs: `joycap caption --ray` beside `joycap caption`, and a worker killed on the way.
 
 `scripts/bench ray [--tasks N] [--paired N] [--repeat N] [--workers N]`: the same pictures (JPEG of
-400 x 400), the same cores and the same stub server (answers after 1 s, 256 slots) for the plain client
-and for so many workers on a Ray cluster of this machine, in turn; medians and their ratio count. A
-rate is that of the summary, so that neither's start counts; what the start takes is told too. Then
-all tasks once on Ray, where a worker is killed by SIGKILL after a third of them: the journal must
-have each key once, each image a sidecar, and the counts must add up. Last, the same by
-`caption_dataset` over as many actors, one killed as well.
+400 x 400), cores and stub server (256 slots, answers after 1 s) for the plain client and for so
+many workers on a Ray cluster of this machine, in turn; medians and their ratio count. A rate is
+that of the summary, so that neither's start counts; what the start takes is told too. Then all
+tasks once on Ray, where a worker is killed by SIGKILL after a third of them: the journal must have
+each key once, each image a sidecar, and the counts must add up. Last, the same by `caption_dataset`
+over as many actors, one killed as well.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def by_dataset(pictures: Path, server: Stub, actors: int, tasks: int, *, kill: b
         work = (process.pid, "ray::MapWorker", server, after)
         threading.Thread(target=kill_one, args=work, daemon=True).start()
     output, _ = process.communicate()
-    told = json.loads(output.splitlines()[-1])
+    told = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
     rate = told["rows"] / told["seconds"]
     return f"{told['rows']:,} rows, each once: {told['once']}, ok {told['ok']:,}, {rate:.1f}/s"
 

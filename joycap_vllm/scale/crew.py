@@ -204,7 +204,7 @@ class RayCrew:
             concurrency=share_of(options.fleet.concurrency, place.number, count),
             sharers=count,
         )
-        threads = options.workers or math.ceil(core_share(self._cluster.cores, count)) + 1
+        threads = options.workers or math.ceil(core_share(self._cluster.cores, count))
         briefing = Briefing(
             self._settings.urls,
             replace(options, fleet=fleet, workers=threads),
