@@ -106,7 +106,7 @@ def _found(cell: Any, columns: Columns) -> tuple[str | None, Place]:
         if cell["bytes"] is not None or name is None:
             return name, _found(cell["bytes"], columns)[1]
         cell = name
-    if cell is None or cell == "":
+    if cell is None or (isinstance(cell, str) and not cell):
         return None, NoPlace(f"the column {columns.picture!r} is empty in this row")
     if isinstance(cell, str):
         return cell, Places(columns.folder, columns.web).of(cell)

@@ -104,7 +104,8 @@ def actors(title: str) -> list[int]:
     """Processes of the cluster's actors whose title begins so."""
     import ray._private.worker as ray_worker
 
-    raylet = ray_worker._global_node.all_processes["raylet"][0].process.pid
+    node: Any = ray_worker._global_node
+    raylet = node.all_processes["raylet"][0].process.pid
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

@@ -27,24 +27,25 @@ pytestmark = [
 OPTIONS = CaptionerOptions(check=False, retries=1, workers=1)
 
 
-def kill_one(title: str, server: Any, after: int) -> threading.Thread:
-    """Kills one of the cluster's actors, by a signal that none survives, once so many requests have
-    come."""
+def kill_all(title: str, server: Any, after: int) -> threading.Thread:
+    """Kills the cluster's actors, by a signal that none survives, once so many requests have come;
+    all of them, so that some surely had work."""
 
     def work() -> None:
         wait_for(lambda: len(server.bodies) >= after and bool(actors(title)))
-        os.kill(actors(title)[0], signal.SIGKILL)
+        for pid in actors(title):
+            os.kill(pid, signal.SIGKILL)
 
     thread = threading.Thread(target=work)
     thread.start()
     return thread
 
 
-def test_a_dataset_whose_actor_is_killed_has_every_row_once(server: Any, tmp_path: Path) -> None:
+def test_a_dataset_whose_actors_are_killed_has_every_row_once(server: Any, tmp_path: Path) -> None:
     paths = [str(path) for path in pictures(tmp_path, 400)]
     ds = ray.data.from_items([{"path": path} for path in paths]).repartition(10)
 
-    killing = kill_one("MapWorker", server, 60)
+    killing = kill_all("MapWorker", server, 60)
     captioned = caption_dataset(
         ds, urls=[server.url], options=OPTIONS, concurrency=8, actors=2, batch_size=8
     )
@@ -56,12 +57,12 @@ def test_a_dataset_whose_actor_is_killed_has_every_row_once(server: Any, tmp_pat
     assert len(server.bodies) > 400, "else nothing was under way where it was killed"
 
 
-def test_a_job_whose_worker_is_killed_has_every_outcome_once(
+def test_a_job_whose_workers_are_killed_has_every_outcome_once(
     server: Any, local_ray: str, tmp_path: Path
 ) -> None:
     keys = [path.name for path in pictures(tmp_path, 400)]
 
-    killing = kill_one("Worker", server, 60)
+    killing = kill_all("Worker", server, 60)
     summary, told = caption(tmp_path, server.url, local_ray, "--concurrency", "8")
     killing.join()
 
