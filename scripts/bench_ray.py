@@ -2,7 +2,9 @@
 
 `scripts/bench ray [--tasks N] [--paired N] [--repeat N] [--workers N]`: the same pictures (JPEG of
 400 x 400), cores and stub server (256 slots, answers after 1 s) for the plain client and for so
-many workers on a Ray cluster of this machine, in turn; medians and their ratio count. A rate is
+many workers on a Ray cluster of this machine, in turn; medians and their ratio count. Since more
+processes get more of a machine that others use too, the plain client also runs as so many processes
+at once (`--shard 1/4`, ...). A rate is
 that of the summary, so that neither's start counts; what the start takes is told too. Then all
 tasks once on Ray, where a worker is killed by SIGKILL after a third of them: the journal must have
 each key once, each image a sidecar, and the counts must add up. Last, the same by `caption_dataset`
@@ -67,6 +69,26 @@ def caption(pictures: Path, out: Path, server: Stub, *flags: str, kill_after: in
     if process.returncode:
         raise SystemExit(f"exit {process.returncode}: {told[-2000:]}")
     return Run(json.loads(output.splitlines()[-1]), wall, told)
+
+
+def by_shards(pictures: Path, out: Path, server: Stub, count: int, flags: list[str]) -> float:
+    """Captions a second of so many plain clients at once, each with its shard."""
+    shutil.rmtree(out, ignore_errors=True)
+    command = [
+        sys.executable, "-c", CALL, "caption", str(pictures), "--out", str(out), "--base-url",
+        server.url, "--json", *flags,
+    ]  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [*command, "--shard", f"{part}/{count}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for part in range(1, count + 1)
+    ]
+    told = [json.loads(process.communicate()[0].splitlines()[-1]) for process in processes]
+    return float(sum(one["ok"] for one in told) / max(one["seconds"] for one in told))
 
 
 def kill_one(driver: int, title: str, server: Stub, after: int) -> None:
@@ -158,7 +180,9 @@ def main() -> int:
         dataset(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
         return 0
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--tasks", type=int, default=20_000, help="where a worker is killed")
+    parser.add_argument(
+        "--tasks", type=int, default=20_000, help="where a worker is killed; 0: none"
+    )
     parser.add_argument("--paired", type=int, default=4000, help="tasks of each paired run")
     parser.add_argument("--repeat", type=int, default=3, help="pairs")
     parser.add_argument("--workers", type=int, default=4)
@@ -174,16 +198,23 @@ def main() -> int:
         with stub(StubOptions(slots=256, latency=1.0)) as server:
             pairs = fill(folder / "pairs", given.paired, made)
             rates: dict[str, list[Run]] = {"plain": [], "ray": []}
+            shards = []
             for _ in range(given.repeat):
                 for name, more in (("plain", []), ("ray", ray)):
                     run = caption(pairs, out, server, *flags, *more)
                     rates[name].append(run)
                     start = run.wall - run.summary["seconds"]
                     print(f"{name}: {run.rate:.1f}/s, {start:.1f} s of start and end", flush=True)
+                shards.append(by_shards(pairs, out, server, given.workers, flags))
+                print(f"{given.workers} shards: {shards[-1]:.1f}/s", flush=True)
             plain, with_ray = (statistics.median(r.rate for r in rates[n]) for n in rates)
             ratios = [b.rate / a.rate for a, b in zip(*rates.values(), strict=True)]
             print(f"medians: plain {plain:.1f}/s, ray {with_ray:.1f}/s")
+            whole = statistics.median(shards)
+            print(f"shards {whole:.1f}/s; ray is {with_ray / whole:.3f} of them")
             print(f"ratio {with_ray / plain:.3f}; of the pairs {[round(r, 3) for r in ratios]}")
+            if not given.tasks:
+                return 0
             pictures = fill(folder / "all", given.tasks, made)
             run = caption(pictures, out, server, *flags, *ray, kill_after=given.tasks // 3)
             wrong = proved(run, pictures, out, given.tasks)

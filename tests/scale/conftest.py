@@ -31,9 +31,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @dataclass
 class Server:
-    """Describes each picture by the number of its request; counts those in flight."""
+    """Describes each picture; counts requests in flight, and gives a file to those who ask."""
 
     glitchy: bool = False
+    file: bytes = b""
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     in_flight: int = 0
@@ -58,12 +59,14 @@ class Server:
             self.in_flight -= 1
             text = "again " * 90 if self.glitchy else "A plain square in one colour."
             answer = {
+                "model": "stub",
                 "choices": [{"message": {"content": text}, "finish_reason": "stop"}],
                 "usage": {"prompt_tokens": 800, "completion_tokens": 9},
             }
+        data = self.file if scope["path"] == "/picture.png" else json.dumps(answer).encode()
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+        await send({"type": "http.response.body", "body": data})
 
 
 @pytest.fixture
