@@ -39,7 +39,7 @@ def test_what_cannot_be_is_refused_at_once(
 ) -> None:
     # Nothing of Ray is used before the arguments are checked, so that this runs without it.
     module: Any = type(sys)("ray.data")
-    module.ActorPoolStrategy = object
+    module.ActorPoolStrategy = dict
     monkeypatch.setitem(sys.modules, "ray", type(sys)("ray"))
     monkeypatch.setitem(sys.modules, "ray.data", module)
     ds: Any = Dataset()
@@ -50,7 +50,7 @@ def test_what_cannot_be_is_refused_at_once(
 
 def test_where_ray_has_no_checkpoints_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = type(sys)("ray.data")
-    module.ActorPoolStrategy = object
+    module.ActorPoolStrategy = dict
     ray: Any = type(sys)("ray")
     ray.__version__ = "2.40.0"
     monkeypatch.setitem(sys.modules, "ray", ray)
