@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "server": LEAF | {"prompts", "fleet", "nano"},
     "gateway": LEAF
     | {"prompts", "images", "fleet", "glitch", "captioner", "sources", "job", "outputs"},
-    "scale": LEAF | {"prompts", "images", "fleet", "glitch", "captioner"},
+    "scale": LEAF | {"prompts", "images", "fleet", "glitch", "captioner", "sources", "job"},
     "bench": LEAF | {"prompts", "images", "fleet", "captioner", "sources", "server"},
 }
 

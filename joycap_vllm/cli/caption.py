@@ -41,6 +41,7 @@ from joycap_vllm.cli.flags import (
     Wire,
 )
 from joycap_vllm.cli.options import CaptionFlags
+from joycap_vllm.cli.raying import Ray, RayWorkers
 from joycap_vllm.cli.talk import LogFormat, MetricsPort
 
 Inputs = Annotated[
@@ -273,6 +274,8 @@ def caption(
     base_urls: BaseUrls = None,
     endpoints: Endpoints = None,
     serve: Serve = None,
+    ray: Ray = None,
+    ray_workers: RayWorkers = None,
     model: Model = None,
     api_key_file: ApiKeyFile = None,
     concurrency: Concurrency = "auto",
@@ -331,6 +334,8 @@ def caption(
       joycap caption rows.jsonl --prompt "Describe {subject}." --format parquet --out caps.parquet
 
       joycap caption "shards/{000..099}.tar" --format tar --out captioned/
+
+      joycap caption /nfs/photos --ray auto --base-url http://gpu1:8000/v1
 
     Exit codes: 0 every task is ok, 1 some are glitched or failed, 2 wrong usage, 3 no endpoint,
     4 other settings than the journal's, 5 the server of --serve keeps dying, 130 interrupted.

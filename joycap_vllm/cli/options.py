@@ -43,6 +43,8 @@ class AskFlags:
     log_format: str = "text"
     metrics_port: str | None = None
     endpoints: str | None = None
+    ray: str | None = None
+    ray_workers: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,9 +194,11 @@ def captioner_of(flags: AskFlags) -> CaptionerOptions:
         UsageError: A value cannot be, or there is no API key where one should be.
     """
     from joycap_vllm.captioner import CaptionerOptions
+    from joycap_vllm.cli.raying import seen_from_anywhere
     from joycap_vllm.fleet import FleetOptions
     from joycap_vllm.images import Limits
 
+    endpoints = flags.endpoints or ""
     return CaptionerOptions(
         model=flags.model,
         api_key=api_key(flags.api_key_file),
@@ -203,7 +207,7 @@ def captioner_of(flags: AskFlags) -> CaptionerOptions:
         recipe=flags.recipe,
         limits=Limits(pixels=flags.max_pixels),
         check=flags.check,
-        endpoints=flags.endpoints or "",
+        endpoints=seen_from_anywhere(endpoints) if flags.ray else endpoints,
         fleet=FleetOptions(_concurrency(flags.concurrency), flags.timeout, flags.patience),
     )
 

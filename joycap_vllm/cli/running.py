@@ -31,6 +31,7 @@ from joycap_vllm.cli.options import (
     urls_of,
 )
 from joycap_vllm.cli.panel import Panel, sum_up
+from joycap_vllm.cli.raying import check_ray, hire_of
 from joycap_vllm.cli.talk import say as say
 from joycap_vllm.errors import JoycapError, NoEndpointError, UsageError
 from joycap_vllm.job import (
@@ -63,6 +64,7 @@ def run_caption(flags: CaptionFlags) -> int:
     Raises:
         JoycapError: As the job does.
     """
+    check_ray(flags)
     settings = settings_of(flags)
     if flags.dry_run:
         asyncio.run(show_plan(Plan(settings, read_records(settings.state))))
@@ -178,7 +180,15 @@ async def _work(
         progress.waiting_for = "vLLM to start"
         async with _serving(agenda.plan, flags) as (plan, death):
             work = run_job(
-                plan, agenda, journal, progress, stop=stop, ready=working, watch=panel, say=say
+                plan,
+                agenda,
+                journal,
+                progress,
+                stop=stop,
+                ready=working,
+                watch=panel,
+                say=say,
+                hire=hire_of(flags),
             )
             await unless(death, work)
     except asyncio.CancelledError:

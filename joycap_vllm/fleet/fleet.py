@@ -36,12 +36,15 @@ class FleetOptions:
         patience: Seconds that a job waits while no endpoint can be reached.
         impatient: Whether a request that every server puts off as full is given up after the
             patience even while others are answered.
+        sharers: How many fleets like this one, in processes of their own, ask the same endpoints
+            for one job; where the concurrency is found out, each finds its part.
     """
 
     concurrency: int | None = None
     deadline: float = 300.0
     patience: float = 300.0
     impatient: bool = False
+    sharers: int = 1
 
 
 class Fleet:
@@ -170,9 +173,13 @@ class Fleet:
 
     def join(self, endpoint: Endpoint) -> None:
         """An endpoint, probed already, that takes work from now on."""
-        fixed = self.options.concurrency
+        fixed, sharers = self.options.concurrency, self.options.sharers
         seats = endpoint.abilities.seats
-        bounds = LimitOptions(fixed, fixed, fixed) if fixed else LimitOptions(seats=seats)
+        bounds = (
+            LimitOptions(fixed, fixed, fixed)
+            if fixed
+            else LimitOptions(seats=seats, sharers=sharers)
+        )
         member = self._dispatch.join(endpoint.url, Limit(bounds), time())
         self._stations[member] = Station(
             endpoint,

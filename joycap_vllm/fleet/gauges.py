@@ -59,10 +59,11 @@ class Gauges:
         self._others = max(0.0, -lost)
         self.polls += 1
 
-    def own_share(self, in_flight: int) -> float:
-        """Requests to have in flight so that the engine is full and little waits."""
+    def own_share(self, in_flight: int, sharers: int) -> float:
+        """Requests to have in flight so that the engine is full and little waits, where so many
+        such shares belong together."""
         total = self._running + self._waiting
         target = SLACK * self._running * min(1.0, in_flight / total)
         if self._others > 0.2 * total:  # who yields to a neighbour that does not gets nothing
-            target = max(target, self._running / 2)
+            target = max(target, self._running / (1 + sharers))
         return target

@@ -10,7 +10,9 @@
     probe down   is kept if the rate did not fall, else back.               -> hold, slow start
 
 At any time: a refusal or a queue in vLLM's gauges cuts at once (-> hold), and a server that was
-down starts anew (-> slow start). With gauges there are no probes down. What the states decide on is
+down starts anew (-> slow start). With gauges there are no probes down. Where others like this one
+share a server without gauges there are no probes up: whoever sends more to a full server gets more
+of its answers, so each would see its rate follow, for ever. What the states decide on is
 a `Look`; it has so many answers, more where they are noisy. No clock is read and no I/O done.
 """
 
@@ -129,7 +131,7 @@ class Limit:
             return
         if not gauges.full or now < self._calm_until:
             return
-        target = gauges.own_share(in_flight)
+        target = gauges.own_share(in_flight, self.options.sharers)
         if target < self.value:
             self._calm_until = now + _CALM
             self._depth = len(_DOWN)
@@ -139,7 +141,7 @@ class Limit:
     @property
     def is_starting(self) -> bool:
         """Whether it still looks for its size, below its ceiling."""
-        return self.state is State.SLOW_START and self.value < self.options.ceiling
+        return self.state is State.SLOW_START and self.value < self.options.most
 
     def on_back(self, now: float) -> None:
         """The server was down and is back: nothing known of it holds any longer."""
@@ -175,7 +177,7 @@ class Limit:
         elif share >= _GROWTH_PAYS:
             self._depth = 0 if first else 2
             self._known = seen
-            if self.value < self.options.ceiling:
+            if self.value < self.options.most:
                 self._step(now, _GROWTH * self.value, State.SLOW_START, "the rate follows")
             else:
                 self._depth = 0 if first else len(_DOWN)
@@ -214,7 +216,8 @@ class Limit:
     def _probe(self, now: float, step: float) -> None:
         self._calm_looks = 0
         state = State.PROBE_UP if step > 1 else State.PROBE_DOWN
-        if self.value == (self.options.ceiling if step > 1 else self.options.floor):
+        blind = step > 1 and self.options.sharers > 1 and not self._gauges.polls
+        if blind or self.value == (self.options.most if step > 1 else self.options.floor):
             self._watch()
         else:
             why = "is more faster?" if step > 1 else "is less as fast?"
@@ -231,9 +234,9 @@ class Limit:
         self.wait = ""
         self._known, self._patience = seen, _PATIENCE[0]
         self._kept += 1
-        if self._kept > 1 and share >= _ALL_OF_IT and self.value < self.options.ceiling:
+        if self._kept > 1 and share >= _ALL_OF_IT and self.value < self.options.most:
             self._step(now, 2.0 * self.value, State.SLOW_START, "there is room for more")
-        elif self.value < self.options.ceiling:
+        elif self.value < self.options.most:
             self._held = self.value
             higher = stepped(seen, self.value, _UP)
             self._step(now, higher, State.PROBE_UP, "more was faster")
@@ -307,7 +310,7 @@ class Limit:
         self._watch()
 
     def _set(self, now: float, value: float, why: str) -> None:
-        new = min(max(round(value), self.options.floor), self.options.ceiling)
+        new = min(max(round(value), self.options.floor), self.options.most)
         if new != self.value:
             self._gauges.forget()
             self.changes.append(Change(now, self.value, new, why))

@@ -10,13 +10,18 @@ import orjson
 
 from joycap_vllm.job.plan import PlannedImage
 from joycap_vllm.prompts import VARIABLES, Prompt, variables_of
-from joycap_vllm.sources import NO_COLUMNS
+from joycap_vllm.sources import NO_COLUMNS, SourceImage
 
 _TAGS = ("tags", "tag_string")  # the second as Danbooru's own tables name it
 _CAPTIONS = ("caption", "text", "txt")
 
 
 def values_for(planned: PlannedImage, prompt: Prompt) -> dict[str, str]:
+    """The values of a prompt's variables for an image of a job."""
+    return values_of(planned.image, prompt, next(iter(planned.target.files.values()), None))
+
+
+def values_of(image: SourceImage, prompt: Prompt, sidecar: Path | None = None) -> dict[str, str]:
     """The values of a prompt's variables.
 
     A column of the image's row comes before what its name and the files beside it tell; of a row,
@@ -26,13 +31,13 @@ def values_for(planned: PlannedImage, prompt: Prompt) -> dict[str, str]:
         return {}
     texts = [prompt.text, *(choice.text for choice in prompt.choices)]
     wanted = {name for text in texts for name in variables_of(text)}
-    columns = planned.image.columns
+    columns = image.columns
     values = {} if columns is NO_COLUMNS else dict.fromkeys(wanted, "")
-    folder, _, name = planned.image.key.rpartition("/")
+    folder, _, name = image.key.rpartition("/")
     values |= {"stem": PurePosixPath(name).stem, "directory": folder.rpartition("/")[2]}
     if wanted & {"caption", "tags"}:
-        values["caption"] = _first(columns, _CAPTIONS) or _sidecar(planned)
-        tags = _first(columns, _TAGS) or _tags_beside(planned.image.path)
+        values["caption"] = _first(columns, _CAPTIONS) or _sidecar(image, sidecar)
+        tags = _first(columns, _TAGS) or _tags_beside(image.path)
         values["tags"] = tags or values["caption"]
     return values | {name: as_text(columns[name]) for name in wanted if name in columns}
 
@@ -63,10 +68,9 @@ def _first(columns: Mapping[str, Any], names: tuple[str, ...]) -> str:
     return next((text for name in names if (text := as_text(columns.get(name)))), "")
 
 
-def _sidecar(planned: PlannedImage) -> str:
-    path = next(iter(planned.target.files.values()), None)
-    if path is None and planned.image.path is not None:
-        path = planned.image.path.with_suffix(".txt")
+def _sidecar(image: SourceImage, path: Path | None) -> str:
+    if path is None and image.path is not None:
+        path = image.path.with_suffix(".txt")
     return "" if path is None else _text_of(path)
 
 

@@ -82,10 +82,7 @@ class _Shown:
     def look(self, progress: Progress) -> None:
         """Takes the figures of this moment."""
         self.figures = progress.figures()
-        self.endpoints = [
-            (one.member.name, one.member.in_flight, one.member.limit.value, not one.down_why)
-            for one in progress.stations()
-        ]
+        self.endpoints = progress.endpoints
 
     def describe(self) -> list[Any]:
         """Nothing: what is shown depends on nothing but the figures."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from joycap_vllm.captioner import Outcome
 from joycap_vllm.fleet import Usage
-from joycap_vllm.fleet.station import Station
+from joycap_vllm.job.crew import Seen
 from joycap_vllm.job.figures import Figures
 from joycap_vllm.job.pace import Pace
 from joycap_vllm.job.problems import Problems
@@ -49,7 +49,8 @@ class Progress:
     `total` is the number of tasks of the run: None until anything is known about it, and about so
     many while `counting`. `standing` is how many of them need nothing, as far as that is known
     before they are met: the time left is that of the others. `queue` are the requests that run and
-    wait at the servers, where those say; `limit` and `hedged` are as in `Figures`.
+    wait at the servers, where those say; `limit` and `hedged` are as in `Figures`; `endpoints` are
+    those that work.
 
     Args:
         clock: Seconds, from anywhere.
@@ -70,7 +71,7 @@ class Progress:
         self.queue: tuple[int, int] | None = None
         self.limit = ""
         self.hedged = 0
-        self.stations: Callable[[], tuple[Station, ...]] = tuple
+        self.endpoints: tuple[Seen, ...] = ()
         self._waiting_for = ""
         self._waiting_since = 0.0
         self.unwritten = 0

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import shlex
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
-from joycap_vllm.captioner import Attempt, Captioner, Outcome
+from joycap_vllm.captioner import Attempt, Outcome
 from joycap_vllm.errors import ImageError, JoycapError, NoEndpointError
-from joycap_vllm.images import Picture, Prepared
+from joycap_vllm.images import Prepared
 from joycap_vllm.job.agenda import Agenda
 from joycap_vllm.job.collecting import seldom_collecting
+from joycap_vllm.job.crew import Asked, Crew, Hire, Load, Order, own_crew
 from joycap_vllm.job.filling import values_for
 from joycap_vllm.job.journal import Journal, make_line
 from joycap_vllm.job.plan import Plan, PlannedImage, handed_out
@@ -47,6 +49,7 @@ async def run_job(
     ready: Callable[[], None],
     watch: Watcher,
     say: Callable[[str], None],
+    hire: Hire = own_crew,
 ) -> None:
     """Runs what the plan has left to do; `progress` tells all about it afterwards.
 
@@ -59,6 +62,7 @@ async def run_job(
         ready: Called once the endpoints have passed their check and work begins.
         watch: Shown the progress.
         say: Told what users should know.
+        hire: Gets who asks: this process, or others.
 
     Raises:
         NoEndpointError: No endpoint could be reached, at the start or for the whole patience, or
@@ -67,14 +71,11 @@ async def run_job(
     """
     settings = plan.settings
     progress.waiting_for = "the servers to pass their check"
-    async with Captioner(*settings.urls, options=settings.captioner) as captioner:
+    async with hire(settings) as crew:
         ready()
         progress.start()
-        progress.stations = lambda: captioner.fleet.members
-        for notice in captioner.notices:
-            say(notice)
-        job = _Run(plan, agenda, progress, captioner, journal)
-        captioner.on_answer = job.on_answer
+        job = _Run(plan, agenda, progress, crew, journal)
+        crew.on_answer = job.on_answer
         ticker = asyncio.create_task(_tick(job, stop, watch, say))
         work = asyncio.create_task(job.feed(stop))
         hurry = asyncio.create_task(stop.twice())
@@ -87,7 +88,7 @@ async def run_job(
             await asyncio.gather(ticker, hurry, work, return_exceptions=True)
             job.close()
             job.tell(say)
-            progress.hedged = captioner.fleet.hedged
+            progress.hedged = crew.look().hedged
             watch(progress)
         if not work.cancelled():
             work.result()
@@ -111,7 +112,7 @@ class _Run:
         plan: Plan,
         agenda: Agenda,
         progress: Progress,
-        captioner: Captioner,
+        crew: Crew,
         journal: Journal,
     ) -> None:
         self.progress = progress
@@ -119,7 +120,8 @@ class _Run:
         self._agenda = agenda
         self._settings: JobSettings = plan.settings
         self._fingerprints = plan.settings.fingerprints()
-        self._captioner = captioner
+        self._crew = crew
+        self._load = Load()
         self._journal = journal
         self._trouble = Trouble(plan.settings.max_glitch_rate)
         self._writers = Writers()
@@ -132,27 +134,26 @@ class _Run:
         self._writers.close()
 
     def tell(self, say: Callable[[str], None]) -> None:
-        """Says what the fleet has to say."""
-        news = self._captioner.fleet.news
+        """Says what the crew has to say."""
+        news = self._crew.news
         while news:
             say(news.popleft())
 
     @property
     def is_cut_off(self) -> bool:
         """Whether no endpoint can be reached at this moment."""
-        return self._captioner.fleet.down
+        return self._load.down
 
     def look(self) -> None:
-        """Brings the progress' picture of the fleet up to date."""
-        fleet = self._captioner.fleet
-        if advice := fleet.advice():
-            fleet.news.append(advice)
-        self.progress.in_flight = fleet.in_flight
-        self.progress.capacity = fleet.capacity
-        self.progress.queue = fleet.queue
-        self.progress.limit = fleet.bottleneck
-        self.progress.hedged = fleet.hedged
-        self.progress.waiting_for = fleet.state or ("" if self._active else "the next images")
+        """Brings the progress' picture of the crew up to date."""
+        load = self._load = self._crew.look()
+        self.progress.in_flight = load.in_flight
+        self.progress.capacity = load.capacity
+        self.progress.queue = load.queue
+        self.progress.limit = load.limit
+        self.progress.hedged = load.hedged
+        self.progress.endpoints = load.endpoints
+        self.progress.waiting_for = load.state or ("" if self._active else "the next images")
 
     async def feed(self, stop: Stop) -> None:
         """Begins images while there is room, until the plan's end or a reason to stop."""
@@ -167,7 +168,7 @@ class _Run:
                     if stop.asked or self._broken is not None:
                         break
                     self._begin(chunk.pop())
-            self._captioner.fleet.no_more()
+            self._crew.no_more()
             while self._active and self._broken is None:
                 await self._wait_for_one()
             if self._active:  # what is answered already is worth the moment that recording takes
@@ -193,9 +194,7 @@ class _Run:
 
     async def _wait_for_room(self, stop: Stop) -> None:
         while not stop.asked and self._broken is None:
-            tasks_each = len(self._settings.prompts)
-            ahead = 2 * self._captioner.pool.workers
-            if len(self._active) < self._captioner.fleet.capacity / tasks_each + ahead:
+            if len(self._active) < self._crew.room:
                 return
             await self._wait_for_one()
 
@@ -207,9 +206,15 @@ class _Run:
         done = dict(planned.done)
         outcomes: dict[str, Outcome] = {}
         if planned.todo:
-            image = await self._picture(planned)
+            order = await self._order(planned)
             planned = planned.without_bytes()
-            outcomes = await self._ask(planned, image, done)
+            asking = self._crew.ask(order, partial(self._told, planned, outcomes))
+            del order  # its bytes are used up long before the answers come
+            try:
+                await asking
+            except ImageError as error:
+                outcomes = await self._fail(planned, str(error), done)
+            outcomes = {p.name: outcomes[p.name] for p in planned.todo if p.name in outcomes}
         self.progress.add_earlier("ok", planned.skipped, images=0 if outcomes else 1)
         for name, record in done.items():
             if name not in outcomes:
@@ -220,57 +225,39 @@ class _Run:
             self.progress.add_image()
         await self._write(planned, done, outcomes)
 
-    async def _picture(self, planned: PlannedImage) -> Picture | str:
-        """The picture, or why there is none."""
-        image, options = planned.image, self._captioner.options
-
-        def prepare() -> Awaitable[Prepared]:
-            return self._captioner.pool.prepare(lambda: image.read(options.limits.file_bytes))
-
-        try:
-            prepared = await prepare()
-        except ImageError as error:
-            return str(error)
-        again = prepare if image.is_at_hand else None
-        return Picture(prepared, sends=len(planned.todo), again=again)
-
-    async def _ask(
-        self, planned: PlannedImage, image: Picture | str, done: dict[str, Record]
-    ) -> dict[str, Outcome]:
-        todo = list(planned.todo)
-        if isinstance(image, str):
-            return await self._fail(planned, todo, image, done)
-        todo = [p for p in todo if p.name not in done or done[p.name].sha256 != image.facts.sha256]
+    async def _order(self, planned: PlannedImage) -> Order:
+        todo = planned.todo
         if any(prompt.template for prompt in todo):  # whose variables may stand in files
-            texts = await asyncio.to_thread(self._texts, planned, todo)
+            texts = await asyncio.to_thread(self._texts, planned)
         else:
-            texts = self._texts(planned, todo)
-        if len(todo) == 1:
-            (prompt,) = todo
-            return {prompt.name: await self._task(planned, image, prompt, texts[prompt.name])}
-        async with asyncio.TaskGroup() as group:
-            asked = {
-                prompt.name: group.create_task(
-                    self._task(planned, image, prompt, texts[prompt.name])
-                )
-                for prompt in todo
-            }
-        return {name: task.result() for name, task in asked.items()}
+            texts = self._texts(planned)
+        known = {name: record.sha256 for name, record in planned.done.items()}
+        return Order(
+            planned.image,
+            tuple(
+                Asked(prompt, text, planned.earlier.get(prompt.name, 0), known.get(prompt.name))
+                for prompt, text in zip(todo, texts, strict=True)
+            ),
+        )
 
-    async def _task(
-        self, planned: PlannedImage, image: Picture, prompt: Prompt, text: str
-    ) -> Outcome:
-        key, earlier = planned.image.key, planned.earlier.get(prompt.name, 0)
-        outcome = await self._captioner.outcome(image, prompt, key=key, text=text, earlier=earlier)
+    async def _told(
+        self,
+        planned: PlannedImage,
+        outcomes: dict[str, Outcome],
+        asked: Asked,
+        outcome: Outcome,
+        facts: Prepared,
+    ) -> None:
+        key, name = planned.image.key, asked.prompt.name
         if outcome.outcome != "ok":
             self.progress.problems.add(
-                Problem(key, outcome.outcome, outcome.why, outcome.glitch, prompt.name)
+                Problem(key, outcome.outcome, outcome.why, outcome.glitch, name)
             )
-        await self._record(planned, prompt, outcome, image, text)
+        await self._record(planned, asked.prompt, outcome, facts, asked.text)
+        outcomes[name] = outcome
         if outcome.outcome == "failed":
             endpoint = outcome.attempts[-1].endpoint if outcome.attempts else ""
-            self._note((key, prompt.name), endpoint, "failed", outcome.why)
-        return outcome
+            self._note((key, name), endpoint, "failed", outcome.why)
 
     def on_answer(self, key: str, prompt: str, attempt: Attempt, why: str) -> None:
         """Looks at every answer; requests that break on the way are the fleet's to deal with."""
@@ -283,11 +270,11 @@ class _Run:
             self._room.set()
 
     async def _fail(
-        self, planned: PlannedImage, todo: list[Prompt], why: str, done: dict[str, Record]
+        self, planned: PlannedImage, why: str, done: dict[str, Record]
     ) -> dict[str, Outcome]:
         outcomes = {}
         self.progress.problems.add(Problem(planned.image.key, "failed", why))
-        for prompt in todo:
+        for prompt in planned.todo:
             record = done.get(prompt.name)
             if record is not None and (await asyncio.to_thread(record.whole)).get("why") == why:
                 continue  # it failed so before
@@ -300,7 +287,7 @@ class _Run:
         planned: PlannedImage,
         prompt: Prompt,
         outcome: Outcome,
-        image: Picture | None,
+        image: Prepared | None,
         text: str | None,
     ) -> None:
         varies = prompt.template or bool(prompt.choices)
@@ -310,18 +297,16 @@ class _Run:
                 prompt=prompt.name,
                 fingerprint=self._fingerprints[prompt.name],
                 outcome=outcome,
-                image=None if image is None else image.facts,
+                image=image,
                 asked=text if varies else None,
                 stem=planned.stem,
                 now=time.time(),
             )
         )
 
-    def _texts(self, planned: PlannedImage, prompts: list[Prompt]) -> dict[str, str]:
-        return {
-            prompt.name: ask(prompt, planned.image.key, values_for(planned, prompt))
-            for prompt in prompts
-        }
+    def _texts(self, planned: PlannedImage) -> list[str]:
+        key = planned.image.key
+        return [ask(prompt, key, values_for(planned, prompt)) for prompt in planned.todo]
 
     async def _write(
         self, planned: PlannedImage, done: dict[str, Record], outcomes: dict[str, Outcome]

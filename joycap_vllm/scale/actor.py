@@ -1,32 +1,25 @@
-"""One process of a Ray job: a captioner of its own, used by every batch that comes to it."""
+"""One process of a Ray dataset: a captioner of its own, used by every batch that comes to it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import fsspec
+from PIL import Image
 
 from joycap_vllm.captioner import Captioner, CaptionerOptions, Outcome
 from joycap_vllm.errors import ImageError, UsageError
-from joycap_vllm.prompts import Prompt
+from joycap_vllm.images import Prepared
+from joycap_vllm.job.crew import Asked, Order, OwnCrew
+from joycap_vllm.job.filling import values_of
+from joycap_vllm.prompts import Prompt, ask
+from joycap_vllm.scale.cells import Columns, images_of
+from joycap_vllm.scale.gate import Gate
+from joycap_vllm.sources import SourceImage
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Where a row's picture is: in `bytes` if that is named, else at `path`."""
-
-    path: str
-    bytes: str | None = None
-
-    @property
-    def needed(self) -> str:
-        return self.path if self.bytes is None else self.bytes
 
 
 class CaptionActor:
@@ -39,10 +32,11 @@ class CaptionActor:
         prompts: tuple[Prompt, ...],
         columns: Columns,
     ) -> None:
+        Image.MAX_IMAGE_PIXELS = None  # pictures are held against their own limit, unread
         self._captioner = Captioner(*urls, options=options)
         self._prompts = prompts
         self._columns = columns
-        self._open: asyncio.Task[Captioner] | None = None
+        self._open: asyncio.Task[tuple[OwnCrew, Gate]] | None = None
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         """The batch with its captions.
@@ -56,47 +50,61 @@ class CaptionActor:
         # The first batch opens the session, on the loop that all batches share; the others wait
         # for it. Ray ends the process, and the sessions with it, when the job is done.
         if self._open is None:
-            self._open = asyncio.create_task(self._captioner.__aenter__())
-        await asyncio.shield(self._open)
-        pictures = batch.column(self._columns.needed).to_pylist()
-        rows = await asyncio.gather(*(self._row(picture) for picture in pictures))
+            self._open = asyncio.create_task(self._opened())
+        crew, gate = await asyncio.shield(self._open)
+        wanted = any(prompt.template for prompt in self._prompts)
+        images = images_of(batch, self._columns, rows=wanted)
+        rows = await asyncio.gather(*(self._row(image, crew, gate) for image in images))
         for number, suffix in enumerate(suffixes):
             batch = _with_outcomes(batch, [row[number] for row in rows], suffix)
         yield batch
 
-    async def _row(self, picture: Any) -> list[Outcome]:
-        try:
-            prepared = await self._captioner.pool.prepare(self._reader(picture))
-        except ImageError as error:
-            return [Outcome("failed", None, why=str(error)) for _ in self._prompts]
-        key = picture if self._columns.bytes is None else prepared.sha256
-        return await asyncio.gather(
-            *(self._captioner.outcome(prepared, prompt, key=key) for prompt in self._prompts)
-        )
+    async def _opened(self) -> tuple[OwnCrew, Gate]:
+        await self._captioner.__aenter__()
+        crew = OwnCrew(self._captioner, len(self._prompts))
+        return crew, Gate(lambda: crew.room)
 
-    def _reader(self, picture: Any) -> Callable[[], bytes]:
-        if picture is None:
-            return lambda: _missing(self._columns.needed)
-        if self._columns.bytes is None:
-            return lambda: _read(str(picture))
-        return lambda: bytes(picture)
+    async def _row(self, image: SourceImage, crew: OwnCrew, gate: Gate) -> list[Outcome]:
+        outcomes: dict[str, Outcome] = {}
+
+        async def told(asked: Asked, outcome: Outcome, _: Prepared) -> None:
+            outcomes[asked.prompt.name] = outcome
+
+        async with gate:
+            try:
+                asked = [Asked(p, ask(p, image.key, values_of(image, p))) for p in self._prompts]
+                await crew.ask(Order(image, tuple(asked)), told)
+            except ImageError as error:
+                return [Outcome("failed", None, why=str(error)) for _ in self._prompts]
+        return [outcomes[prompt.name] for prompt in self._prompts]
 
 
 def _check(batch: pa.Table, columns: Columns, suffixes: list[str]) -> None:
     there = set(batch.column_names)
-    if columns.needed not in there:
-        raise UsageError(f"the dataset has no column {columns.needed!r}, but {sorted(there)}")
-    new = {f"{name}{suffix}" for suffix in suffixes for name in _types()}
+    if missing := sorted(columns.needed - there):
+        raise UsageError(f"the dataset has no column {missing[0]!r}, but {sorted(there)}")
+    new = {f"{name}{suffix}" for suffix in suffixes for name in types()}
     if taken := sorted(there & new):
         raise UsageError(f"the dataset has columns that captions need: {', '.join(taken)}")
 
 
-def _types() -> dict[str, pa.DataType]:
-    """Types are given, since a batch in which every value is null would have another type."""
+def types() -> Mapping[str, pa.DataType]:
+    """The columns that captions add, with their types: a batch in which every value is null would
+    have another one."""
     import pyarrow as pa
 
-    text = pa.string()
-    return {"caption": text, "outcome": text, "glitch": text, "why": text, "attempts": pa.int32()}
+    text, count = pa.string(), pa.int32()
+    return {
+        "caption": text,
+        "outcome": text,
+        "glitch": text,
+        "why": text,
+        "attempts": count,
+        "finish": text,
+        "model": text,
+        "prompt_tokens": count,
+        "completion_tokens": count,
+    }
 
 
 def _with_outcomes(batch: pa.Table, outcomes: list[Outcome], suffix: str) -> pa.Table:
@@ -108,21 +116,11 @@ def _with_outcomes(batch: pa.Table, outcomes: list[Outcome], suffix: str) -> pa.
         "glitch": [o.glitch for o in outcomes],
         "why": [o.why for o in outcomes],
         "attempts": [len(o.attempts) for o in outcomes],
+        "finish": [o.finish for o in outcomes],
+        "model": [o.model for o in outcomes],
+        "prompt_tokens": [o.usage.prompt for o in outcomes],
+        "completion_tokens": [o.usage.completion for o in outcomes],
     }
-    for name, kind in _types().items():
+    for name, kind in types().items():
         batch = batch.append_column(f"{name}{suffix}", pa.array(values[name], kind))
     return batch
-
-
-def _read(path: str) -> bytes:
-    try:
-        with fsspec.open(path, "rb") as file:
-            data: bytes = file.read()
-            return data
-    except (OSError, ValueError, ImportError) as error:
-        # fsspec says in these that a scheme is unknown, or which package would know it.
-        raise ImageError(f"{path} cannot be read: {error}") from error
-
-
-def _missing(column: str) -> bytes:
-    raise ImageError(f"the column {column!r} is empty in this row")

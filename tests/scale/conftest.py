@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,19 +19,22 @@ import uvicorn
 
 # The extra `ray` is large and not everywhere: without it there is nothing here to collect.
 HAS_RAY = importlib.util.find_spec("ray") is not None
-collect_ignore = [] if HAS_RAY else ["test_ray.py"]
+_NEED_RAY = ["test_ray.py", "test_ray_kills.py", "test_ray_job.py"]
+collect_ignore = [] if HAS_RAY else _NEED_RAY
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not HAS_RAY:
-        terminalreporter.write_line("tests/scale/test_ray.py left out: the extra `ray` is missing")
+        names = ", ".join(_NEED_RAY)
+        terminalreporter.write_line(f"tests/scale: {names} left out: the extra `ray` is missing")
 
 
 @dataclass
 class Server:
-    """Describes each picture by the number of its request; counts those in flight."""
+    """Describes each picture; counts requests in flight, and gives a file to those who ask."""
 
     glitchy: bool = False
+    file: bytes = b""
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     in_flight: int = 0
@@ -55,12 +59,14 @@ class Server:
             self.in_flight -= 1
             text = "again " * 90 if self.glitchy else "A plain square in one colour."
             answer = {
+                "model": "stub",
                 "choices": [{"message": {"content": text}, "finish_reason": "stop"}],
                 "usage": {"prompt_tokens": 800, "completion_tokens": 9},
             }
+        data = self.file if scope["path"] == "/picture.png" else json.dumps(answer).encode()
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+        await send({"type": "http.response.body", "body": data})
 
 
 @pytest.fixture
@@ -82,9 +88,42 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
+def local_ray() -> Iterator[str]:
+    """The address of a cluster of this machine, which all tests share."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
+    ray.init(
+        "local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    yield ray.get_runtime_context().gcs_address
     ray.shutdown()
+
+
+def actors(title: str) -> list[int]:
+    """Processes of the cluster's actors whose title begins so."""
+    import ray._private.worker as ray_worker
+
+    node: Any = ray_worker._global_node
+    raylet = node.all_processes["raylet"][0].process.pid
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            name = (folder / "cmdline").read_text()
+        except OSError:
+            continue
+        if parent == raylet and name.startswith(f"ray::{title}"):
+            found.append(int(folder.name))
+    return sorted(found)
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Waits until something is so."""
+    ends = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < ends, "it did not come so far"
+        time.sleep(0.02)

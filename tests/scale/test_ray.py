@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import ray
 from PIL import Image
 
 from joycap_vllm import CaptionerOptions, Prompt, Sampling
+from joycap_vllm.prompts import Choice, custom_prompt
 from joycap_vllm.scale import caption_dataset
+from joycap_vllm.sources import WebRules
 
 pytestmark = [
     pytest.mark.ray,
@@ -72,8 +75,8 @@ def test_an_unusable_picture_is_a_failed_row_and_no_request(folder: Path, server
     assert {row["outcome"] for row in rows} == {"failed"}
     assert {row["caption"] for row in rows} == {None}
     assert "damaged" in whys[paths[0]]
-    assert "missing.png cannot be read" in whys[paths[1]]
-    assert "cannot be read" in whys[paths[2]]
+    assert "cannot be read: No such file" in whys[paths[1]]
+    assert "may not name nowhere://" in whys[paths[2]]
     assert "is empty in this row" in whys[None]
     assert server.bodies == []
 
@@ -98,6 +101,67 @@ def test_several_prompts_get_columns_of_their_own(server: Any) -> None:
     asked = {body["messages"][-1]["content"][1]["text"] for body in server.bodies}
     assert "Which colour?" in asked
     assert len(server.bodies) == 8
+
+
+def test_prompts_are_filled_from_the_rows_columns(server: Any) -> None:
+    ds = ray.data.from_items([{"image": picture(n), "animal": f"bird {n}"} for n in range(3)])
+    own = custom_prompt([Choice("Describe the {animal}.")])
+
+    captioned = caption_dataset(
+        ds, own, urls=[server.url], options=OPTIONS, bytes_column="image", actors=1
+    )
+    rows = captioned.take_all()
+
+    asked = {body["messages"][-1]["content"][1]["text"] for body in server.bodies}
+    assert asked == {f"Describe the bird {n}." for n in range(3)}
+    assert {(row["finish"], row["model"]) for row in rows} == {("stop", "stub")}
+    assert {(row["prompt_tokens"], row["completion_tokens"]) for row in rows} == {(800, 9)}
+
+
+def test_urls_of_this_network_are_fetched_only_where_that_is_allowed(
+    server: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.file = (folder / "00.png").read_bytes()
+    url = server.url.removesuffix("/v1") + "/picture.png"
+
+    def outcome(**web: Any) -> tuple[str, str]:
+        ds = ray.data.from_items([{"path": url}])
+        asked = caption_dataset(ds, urls=[server.url], options=OPTIONS, actors=1, **web)
+        [row] = asked.take_all()
+        return row["outcome"], row["why"]
+
+    refused, allowed = outcome(), outcome(web=WebRules(private=True))
+
+    assert refused[0] == "failed"
+    assert "127.0.0.1" in refused[1]
+    assert allowed[0] == "ok"
+
+
+def test_pictures_as_ray_reads_them_are_captioned(server: Any, folder: Path) -> None:
+    (folder / "broken.png").unlink()
+    ds = ray.data.read_images(str(folder), mode="RGB", include_paths=True).limit(5)
+
+    rows = caption_dataset(
+        ds, urls=[server.url], options=OPTIONS, bytes_column="image", actors=1
+    ).take_all()
+
+    assert {row["outcome"] for row in rows} == {"ok"}
+    assert len(server.bodies) == 5
+
+
+def test_servers_are_found_in_a_file_and_a_dead_one_ends_the_job(server: Any, folder: Path) -> None:
+    listing = folder / "fleet.txt"
+    ds = ray.data.from_items([{"path": str(folder / "01.png")}])
+
+    def run() -> list[dict[str, Any]]:
+        found = replace(OPTIONS, endpoints=str(listing))
+        return list(caption_dataset(ds, options=found, actors=1).take_all())
+
+    listing.write_text(f"{server.url}\n")
+    assert run()[0]["outcome"] == "ok"
+    listing.write_text("http://127.0.0.1:9/v1\n")
+    with pytest.raises(Exception, match=r"127\.0\.0\.1:9/v1"):
+        run()
 
 
 def test_a_glitch_is_told_and_not_handed_out(server: Any) -> None:
