@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from joycap_vllm.captioner import CaptionerOptions
 from joycap_vllm.errors import MissingExtraError, UsageError
-from joycap_vllm.prompts import Prompt, build_prompt
+from joycap_vllm.prompts import Prompt, build_prompts
 from joycap_vllm.scale.actor import CaptionActor
 from joycap_vllm.scale.cells import Columns
 from joycap_vllm.sources import WebRules
@@ -83,7 +83,7 @@ def caption_dataset(
         raise UsageError("give at least one base URL: urls=['http://gpu:8000/v1']")
     folder = f"{Path.cwd()}/"
     columns = Columns(path_column, bytes_column, key_column, folder, web or WebRules())
-    made, share = _prompts(prompts), _share(options, concurrency, actors)
+    made, share = build_prompts(prompts), _share(options, concurrency, actors)
     if checkpoint is not None:
         _keep_checkpoint(ds, checkpoint, columns)
     return ds.map_batches(
@@ -105,17 +105,6 @@ def _pool(actors: int) -> ActorPoolStrategy:
     if actors < 1:
         raise UsageError("each actor needs at least one request in flight, and one is needed")
     return ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2 * _AT_ONCE)
-
-
-def _prompts(prompts: str | Prompt | Sequence[str | Prompt]) -> tuple[Prompt, ...]:
-    asked = [prompts] if isinstance(prompts, str | Prompt) else prompts
-    made = tuple(build_prompt(p) if isinstance(p, str) else p for p in asked)
-    names = [prompt.name for prompt in made]
-    if not names:
-        raise UsageError("give at least one prompt")
-    if len(set(names)) < len(names):
-        raise UsageError(f"two prompts have one name, which columns are named by: {names}")
-    return made
 
 
 def _share(options: CaptionerOptions, concurrency: int | None, actors: int) -> CaptionerOptions:
