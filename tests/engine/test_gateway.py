@@ -20,6 +20,7 @@ import pytest
 import uvicorn
 from openai import AsyncOpenAI
 from PIL import Image, ImageDraw
+from recipes.asking import CLIENTS, asked_by
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -103,8 +104,13 @@ def circle(path: Path) -> str:
     return "data:image/png;base64," + pybase64.b64encode(buffer.getvalue()).decode()
 
 
-async def test_no_client_sees_a_glitch_that_vllm_gives(engine: Engine, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # of LangChain and LiteLLM, not of ours
+async def test_no_client_sees_a_glitch_that_vllm_gives(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = circle(tmp_path / "a.png")
+    Image.open(tmp_path / "a.png").save(tmp_path / "dog.jpg", quality=95)
+    monkeypatch.chdir(tmp_path)
     content = [{"type": "image_url", "image_url": {"url": url}}]
     messages: Any = [{"role": "user", "content": content}]
     model = "joycaption/straightforward"
@@ -124,8 +130,14 @@ async def test_no_client_sees_a_glitch_that_vllm_gives(engine: Engine, tmp_path:
             theirs = ollama.AsyncClient(host=root)
             around.push_async_callback(theirs._client.aclose)
             told = await theirs.chat(model="llava:13b", messages=[chat])
+        others = [
+            await asyncio.to_thread(asked_by, row, f"{root}/v1", model)
+            for row in CLIENTS
+            for _ in range(2)
+        ]
     captions = [reply.choices[0].message.content or "" for reply in whole]
-    captions += ["".join(pieces), told.message.content or ""]
+    captions += ["".join(pieces), told.message.content or "", *others]
+    assert {row.tool for row in CLIENTS} >= {"openai", "LangChain", "LiteLLM"}
 
     assert spoiling.spoiled >= ASKED // 2
     assert all("blue" in caption and LOOP[:20] not in caption for caption in captions), captions
