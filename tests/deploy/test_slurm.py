@@ -123,6 +123,33 @@ def test_a_task_whose_time_is_nearly_up_puts_itself_back(
         assert once(server), logs(place)
 
 
+def test_the_last_task_of_an_array_puts_only_itself_back(
+    slurm: Cluster, place: Path, deploy: Path
+) -> None:
+    enough = threading.Event()
+
+    def script(asked: Asked) -> Reaction:
+        if server.requests >= 4:
+            enough.set()
+        return say(name_of(asked.color), delay=0.5)
+
+    with serving(script) as server:
+        (place / "fleet" / "endpoints.txt").write_text(f"{server.url}\n")
+        job = submitted(
+            slurm, place, deploy / "slurm" / "caption.sbatch", "--array=1-2", "photos",
+            "--no-check", "--concurrency", "2",
+        )  # fmt: skip
+        assert enough.wait(60), logs(place)
+        slurm.run("scancel", "--batch", "--signal=USR1", f"{job}_2", cwd=place)
+        slurm.wait(f"{job}_2", "PENDING")
+        start_again(slurm, f"{job}_2", place)
+        slurm.wait(job, "COMPLETED", seconds=90)
+
+        assert "REQUEUE" in (place / "job-2.txt").read_text()
+        assert "REQUEUE" not in (place / "job-1.txt").read_text()
+        assert captioned(place) == {f"{number:02}" for number in range(PICTURES)}, logs(place)
+
+
 def test_an_array_that_is_not_whole_needs_to_be_told_the_number_of_shards(
     slurm: Cluster, place: Path, deploy: Path, server: FaultServer
 ) -> None:
