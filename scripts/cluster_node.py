@@ -11,14 +11,12 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from fleet import simulation
 from fleet.simulation import Clock, Model, Server
 
 from joycap_vllm.fleet import Limit
 from joycap_vllm.fleet.dispatch import Dispatch
 from joycap_vllm.fleet.places import Member, Ticket
 
-simulation.SAMPLE = math.inf  # these servers keep no books
 AHEAD = 256  # requests that wait for a place, so that the client is never the limit
 WARM = 240.0  # virtual seconds after which a node is at its rate
 STEP = 1.0  # seconds of a bin in which answers are counted
@@ -70,7 +68,7 @@ class Node:
         card = card.scaled(scale)
         model = {"slots": card.slots, "latency": card.slots / card.rate, "sigma": 0.3}
         self.servers = [
-            Server(self.clock, Model(**model), Limit(), self.draw, self._answered)  # type: ignore[arg-type]
+            Server(self.clock, Model(**model), Limit(), self.draw, self._answered, sample=math.inf)  # type: ignore[arg-type]
             for _ in range(gpus)
         ]
         self._start_client()

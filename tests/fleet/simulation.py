@@ -121,6 +121,7 @@ class Server:
     answers: int = 0
     books: list[Sample] = field(default_factory=list)
     waits: list[str] = field(default_factory=list)
+    sample: float = SAMPLE  # infinite keeps no books
 
     def __post_init__(self) -> None:
         self._running: list[tuple[float, int, Request]] = []
@@ -133,7 +134,7 @@ class Server:
         self._turn = 0
         for _ in range(self.model.others):
             self._enter(Request(None, self._length(), life=self.life))
-        self.clock.at(SAMPLE, self._sample)
+        self.clock.at(self.sample, self._sample)
         # Polls of real servers fall anywhere between their steps.
         self.clock.at(POLL * (0.3 + 0.7 * self.draw.random()), self._poll)
 
@@ -261,7 +262,7 @@ class Server:
                 )
             )
             self.waits.append(self.limit.wait)
-        self.clock.at(self.clock.now + SAMPLE, self._sample)
+        self.clock.at(self.clock.now + self.sample, self._sample)
 
     def _poll(self) -> None:
         if self.model.gauges and not self.down:
