@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -68,23 +69,32 @@ def start_again(slurm: Cluster, job: str, place: Path) -> None:
     slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now+3", cwd=place)
 
 
-def test_an_array_captions_each_picture_once_and_goes_on_when_it_is_put_back(
-    slurm: Cluster, place: Path, deploy: Path
-) -> None:
+@contextmanager
+def begun(
+    slurm: Cluster, place: Path, deploy: Path, *, tasks: int, each: int
+) -> Iterator[tuple[FaultServer, str]]:
+    """An array that has asked for a few pictures, with so many requests in flight in each task."""
     enough = threading.Event()
 
     def script(asked: Asked) -> Reaction:
-        if server.requests >= 6:
+        if server.requests >= tasks + 2:
             enough.set()
         return say(name_of(asked.color), delay=0.5)
 
     with serving(script) as server:
         (place / "fleet" / "endpoints.txt").write_text(f"{server.url}\n")
         job = submitted(
-            slurm, place, deploy / "slurm" / "caption.sbatch", "--array=1-4", "photos",
-            "--no-check", "--concurrency", "1",
+            slurm, place, deploy / "slurm" / "caption.sbatch", f"--array=1-{tasks}", "photos",
+            "--no-check", "--concurrency", str(each),
         )  # fmt: skip
         assert enough.wait(60), logs(place)
+        yield server, job
+
+
+def test_an_array_captions_each_picture_once_and_goes_on_when_it_is_put_back(
+    slurm: Cluster, place: Path, deploy: Path
+) -> None:
+    with begun(slurm, place, deploy, tasks=4, each=1) as (server, job):
         slurm.run("scontrol", "requeue", job, cwd=place)
         slurm.wait(job, "PENDING")
         before = captioned(place)
@@ -99,20 +109,7 @@ def test_an_array_captions_each_picture_once_and_goes_on_when_it_is_put_back(
 def test_a_task_whose_time_is_nearly_up_puts_itself_back(
     slurm: Cluster, place: Path, deploy: Path
 ) -> None:
-    enough = threading.Event()
-
-    def script(asked: Asked) -> Reaction:
-        if server.requests >= 4:
-            enough.set()
-        return say(name_of(asked.color), delay=0.5)
-
-    with serving(script) as server:
-        (place / "fleet" / "endpoints.txt").write_text(f"{server.url}\n")
-        job = submitted(
-            slurm, place, deploy / "slurm" / "caption.sbatch", "--array=1-2", "photos",
-            "--no-check", "--concurrency", "2",
-        )  # fmt: skip
-        assert enough.wait(60), logs(place)
+    with begun(slurm, place, deploy, tasks=2, each=2) as (server, job):
         slurm.run("scancel", "--batch", "--signal=USR1", job, cwd=place)
         slurm.wait(job, "PENDING")
         start_again(slurm, job, place)
@@ -126,20 +123,7 @@ def test_a_task_whose_time_is_nearly_up_puts_itself_back(
 def test_the_last_task_of_an_array_puts_only_itself_back(
     slurm: Cluster, place: Path, deploy: Path
 ) -> None:
-    enough = threading.Event()
-
-    def script(asked: Asked) -> Reaction:
-        if server.requests >= 4:
-            enough.set()
-        return say(name_of(asked.color), delay=0.5)
-
-    with serving(script) as server:
-        (place / "fleet" / "endpoints.txt").write_text(f"{server.url}\n")
-        job = submitted(
-            slurm, place, deploy / "slurm" / "caption.sbatch", "--array=1-2", "photos",
-            "--no-check", "--concurrency", "2",
-        )  # fmt: skip
-        assert enough.wait(60), logs(place)
+    with begun(slurm, place, deploy, tasks=2, each=2) as (_, job):
         slurm.run("scancel", "--batch", "--signal=USR1", f"{job}_2", cwd=place)
         slurm.wait(f"{job}_2", "PENDING")
         start_again(slurm, f"{job}_2", place)
