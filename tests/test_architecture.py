@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import resource
 import subprocess
 import sys
@@ -66,6 +67,19 @@ def test_imports_go_one_way(file: Path) -> None:
     known = {room_of(name) for name in imports_of(file)} - {"", own, "__version__"}
 
     assert known <= MAY_IMPORT[own], f"{own} must not know {known - MAY_IMPORT[own]}"
+
+
+def test_no_files_import_each_other_in_a_loop() -> None:
+    graph = {}
+    for file in PACKAGE.rglob("*.py"):
+        name = ".".join(("joycap_vllm", *file.relative_to(PACKAGE).with_suffix("").parts))
+        graph[name.removesuffix(".__init__")] = imports_of(file)
+    for name, imports in graph.items():
+        # `from a import b` names the face `a` too, where `b` is a file of its own.
+        faces = {other.rpartition(".")[0] for other in imports & graph.keys()}
+        graph[name] = (imports & graph.keys()) - faces - {name, "joycap_vllm"}
+
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_nothing_calls_the_command_line() -> None:

@@ -11,7 +11,6 @@ from joycap_vllm.cli.flags import WHERE
 from joycap_vllm.cli.talk import say
 
 if TYPE_CHECKING:
-    from joycap_vllm.cli.options import AskFlags
     from joycap_vllm.job.crew import Hire
 
 Ray = Annotated[
@@ -39,8 +38,13 @@ RayWorkers = Annotated[
 ]
 
 
-def check_ray(flags: AskFlags) -> None:
+def check_ray(address: str | None, workers: int | None, *, serves: bool) -> None:
     """Looks whether the flags go together with --ray, before anything is begun.
+
+    Args:
+        address: Of --ray.
+        workers: Of --ray-workers.
+        serves: Whether the job starts a server of its own.
 
     Raises:
         UsageError: They do not.
@@ -48,14 +52,14 @@ def check_ray(flags: AskFlags) -> None:
     """
     from joycap_vllm.errors import UsageError
 
-    if flags.ray is None:
-        if flags.ray_workers is not None:
+    if address is None:
+        if workers is not None:
             raise UsageError("--ray-workers are those of --ray ADDRESS, which is not given")
         return
     from joycap_vllm.scale import check_address, require_ray
 
-    check_address(flags.ray)
-    if flags.serve is not None and flags.ray != "local":
+    check_address(address)
+    if serves and address != "local":
         raise UsageError(
             "--serve starts a server that only this machine can ask, and --ray's workers may be on "
             "others: start it with `joycap serve --host`, and name it by --base-url"
@@ -63,15 +67,15 @@ def check_ray(flags: AskFlags) -> None:
     require_ray()
 
 
-def hire_of(flags: AskFlags) -> Hire:
-    """Who asks: this process, or workers on a cluster."""
+def hire_of(address: str | None, workers: int | None) -> Hire:
+    """Who asks: this process, or workers on the cluster at --ray."""
     from joycap_vllm.job.crew import own_crew
 
-    if flags.ray is None:
+    if address is None:
         return own_crew
     from joycap_vllm.scale import ray_crew
 
-    return ray_crew(flags.ray, flags.ray_workers, say)
+    return ray_crew(address, workers, say)
 
 
 def seen_from_anywhere(endpoints: str) -> str:

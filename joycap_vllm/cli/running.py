@@ -64,7 +64,7 @@ def run_caption(flags: CaptionFlags) -> int:
     Raises:
         JoycapError: As the job does.
     """
-    check_ray(flags)
+    check_ray(flags.ray, flags.ray_workers, serves=flags.serve is not None)
     settings = settings_of(flags)
     if flags.dry_run:
         asyncio.run(show_plan(Plan(settings, read_records(settings.state))))
@@ -188,7 +188,7 @@ async def _work(
                 ready=working,
                 watch=panel,
                 say=say,
-                hire=hire_of(flags),
+                hire=hire_of(flags.ray, flags.ray_workers),
             )
             await unless(death, work)
     except asyncio.CancelledError:
