@@ -31,6 +31,7 @@ _GUILTY = 4  # deaths after which it is blamed
 _IN_VAIN = 5  # workers in a row, in one place, that died before anything ended
 _PAUSE = (0.1, 5.0)  # seconds, doubling, before the next worker takes a dead one's place
 _SLOW = 20.0  # seconds of waiting for a worker that are worth a word
+_GATHER = 0.03  # seconds in which more orders join the first: each message costs both sides
 
 
 @dataclass(eq=False, slots=True)
@@ -54,10 +55,10 @@ class _Place:
 
     @property
     def free(self) -> float:
-        """Orders that it has room for: as many more as end between two reports."""
+        """Orders that it has room for: as many more as end until the next ones are there."""
         if self.worker is None:
             return 0.0
-        return self.report.room + len(self.report.ended) - len(self.out)
+        return self.report.room + 2 * len(self.report.ended) - len(self.out)
 
 
 class RayCrew:
@@ -79,6 +80,7 @@ class RayCrew:
         self._places = [_Place(number) for number in range(count)]
         self._waiting: deque[_Given] = deque()
         self._suspects: deque[_Given] = deque()
+        self._handing: asyncio.TimerHandle | None = None
         self._numbers = itertools.count()
         self._keepers: list[asyncio.Task[None]] = []
         self._opened = asyncio.Event()
@@ -114,7 +116,8 @@ class RayCrew:
         if self._broken is not None:
             raise self._broken
         self._waiting.append(given)
-        self._hand_out()
+        if self._handing is None:
+            self._handing = asyncio.get_running_loop().call_later(_GATHER, self._hand_out)
         ended = await given.ended
         if ended.why:
             raise ImageError(ended.why)
@@ -136,6 +139,9 @@ class RayCrew:
 
     def _hand_out(self) -> None:
         """Gives what waits to the workers with the most room."""
+        if self._handing is not None:
+            self._handing.cancel()
+            self._handing = None
         batches: dict[_Place, list[tuple[int, Order]]] = {}
         while self._places and (self._waiting or self._suspects):
             place = max(self._places, key=lambda one: one.free)
