@@ -21,6 +21,7 @@ from joycap_vllm.fleet import (
     Fleet,
     FleetOptions,
     Listing,
+    OnText,
     Proof,
     Roll,
     find_places,
@@ -316,6 +317,7 @@ class Captioner:
         text: str | None = None,
         earlier: int = 0,
         on_answer: OnAnswer | None = None,
+        on_text: OnText | None = None,
     ) -> Outcome:
         """The judged outcome of one task, after as many attempts as it takes.
 
@@ -326,6 +328,7 @@ class Captioner:
             text: The exact text; None fills in the prompt without variables.
             earlier: Attempts of earlier runs; the seeds go on after theirs.
             on_answer: Told the answers of this task, in place of the captioner's own.
+            on_text: Told the text of each attempt as it comes, before it is judged.
 
         Raises:
             NoEndpointError: No endpoint can be reached any more.
@@ -335,7 +338,7 @@ class Captioner:
         question = Question(prompt, text, seed + earlier)
         picture = image if isinstance(image, Picture) else Picture(image)
         told, retries = on_answer or self.on_answer, self.options.retries
-        task = Task(self.fleet, picture, key, question, retries=retries, told=told)
+        task = Task(self.fleet, picture, key, question, retries=retries, told=told, on_text=on_text)
         outcome = await task.run()
         if self.on_outcome is not None:
             self.on_outcome(outcome)

@@ -15,7 +15,16 @@ from joycap_vllm.errors import (
     TransportError,
     UnreachableError,
 )
-from joycap_vllm.fleet import Answer, Body, Endpoint, Fleet, Reply, Usage, request_body
+from joycap_vllm.fleet import (
+    Answer,
+    Body,
+    Endpoint,
+    Fleet,
+    OnText,
+    Reply,
+    Usage,
+    request_body,
+)
 from joycap_vllm.glitch import (
     Ending,
     Glitch,
@@ -92,6 +101,7 @@ class Task:
         question: What is asked, and the first seed.
         retries: Attempts beyond the first.
         told: Told every answer.
+        on_text: Told the text of each answer as it comes; None has answers sent whole.
     """
 
     def __init__(
@@ -103,10 +113,12 @@ class Task:
         *,
         retries: int,
         told: OnAnswer | None = None,
+        on_text: OnText | None = None,
     ) -> None:
         self._fleet = fleet
         self._retries = retries
         self._told = told
+        self._on_text = on_text
         self._image = image
         self._key = key
         self._question = question
@@ -194,6 +206,7 @@ class Task:
                 "seed": asked.seed,
                 **asked.fields,
             },
+            on_text=self._on_text,
         )
 
     def _note(

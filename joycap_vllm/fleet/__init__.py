@@ -8,6 +8,7 @@ from joycap_vllm.fleet.distance import Place, find_places, form_for, measure
 from joycap_vllm.fleet.endpoint import CONNECTIONS, Abilities, Endpoint, normal_url
 from joycap_vllm.fleet.fleet import Fleet, FleetOptions
 from joycap_vllm.fleet.limits import Change, Limit, LimitOptions
+from joycap_vllm.fleet.live import OnText
 from joycap_vllm.fleet.proof import Proof, prove, prove_endpoint, require
 from joycap_vllm.fleet.roll import Entry, Roll, notes_on, usable
 from joycap_vllm.fleet.station import Reply
@@ -26,6 +27,7 @@ __all__ = [
     "Limit",
     "LimitOptions",
     "Listing",
+    "OnText",
     "Place",
     "Proof",
     "Reply",

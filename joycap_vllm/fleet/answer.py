@@ -65,7 +65,7 @@ def read_answer(content: bytes, *, key: str | None = None) -> Answer:
             text=text,
             finish=str(choice.get("finish_reason") or ""),
             model=str(data.get("model") or ""),
-            usage=_usage_of(data.get("usage") or {}),
+            usage=usage_of(data.get("usage") or {}),
             prompt_token_ids=tuple(ids) if ids else None,
         )
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -81,7 +81,8 @@ def _text_of(content: Any) -> str:
     return content or ""
 
 
-def _usage_of(data: dict[str, Any]) -> Usage:
+def usage_of(data: dict[str, Any]) -> Usage:
+    """The tokens that a server tells."""
     details = data.get("prompt_tokens_details") or {}
     return Usage(
         prompt=_count(data.get("prompt_tokens")),

@@ -9,11 +9,14 @@ from typing import Any, Protocol
 import orjson
 import pybase64
 
+from joycap_vllm.fleet.live import OnText
+
 _MARK = "@image@"
 _QUOTED_MARK = f'"{_MARK}"'.encode()
 # Bytes of a picture that are encoded at once, a multiple of 3. Such a piece is sent in one call,
 # and is small enough for the memory of the one before it to be used again.
 PIECE = 72 << 10
+_STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 class Held(Protocol):
@@ -39,11 +42,13 @@ class Body:
         head: What stands before the base64.
         picture: The image as it is sent.
         tail: What stands after it.
+        on_text: Told the answer's text as it comes, where it is to be streamed.
     """
 
     head: bytes
     picture: bytes | Held
     tail: bytes
+    on_text: OnText | None = None
 
     def __len__(self) -> int:
         picture = self.picture
@@ -81,6 +86,7 @@ def request_body(
     picture: bytes | Held,
     mime: str,
     sampling: Mapping[str, Any],
+    on_text: OnText | None = None,
 ) -> Body:
     """A chat completion request: system message first, then the image, then the text.
 
@@ -91,6 +97,7 @@ def request_body(
         picture: The image as it is sent.
         mime: What it is, such as `image/jpeg`.
         sampling: All other fields, such as `temperature`.
+        on_text: Told the answer's text as it comes; None has it sent whole.
     """
     messages: list[dict[str, Any]] = []
     if system:
@@ -99,11 +106,13 @@ def request_body(
     image = orjson.dumps({"type": "image_url", "image_url": {"url": _MARK}})
     before, after = image.split(_QUOTED_MARK)
     question = orjson.dumps({"type": "text", "text": text})
-    options = orjson.dumps({"stream": False, **sampling})[1:]
+    stream = {"stream": False} if on_text is None else _STREAMED
+    options = orjson.dumps({**stream, **sampling})[1:]
     comma = b"," if messages else b""
     return Body(
         head=b'%b%b{"role":"user","content":[%b"data:%b;base64,'
         % (head, comma, before, mime.encode()),
         picture=picture,
         tail=b'"%b,%b]}],%b' % (after, question, options),
+        on_text=on_text,
     )

@@ -30,6 +30,7 @@ from joycap_vllm.errors import (
 from joycap_vllm.fleet.answer import Answer, read_answer
 from joycap_vllm.fleet.body import Body
 from joycap_vllm.fleet.hiding import quoted
+from joycap_vllm.fleet.live import OnText, read_live
 from joycap_vllm.fleet.seats import first_seats
 
 CONNECTIONS = 1024  # to one endpoint at once, where nothing else is wanted
@@ -180,16 +181,14 @@ class Endpoint:
         request = httpx2.Request("POST", self._address, headers=self._client.headers, stream=stream)
         try:
             async with asyncio.timeout(deadline):
+                if body.on_text is not None:
+                    return await self._read_live(request, body.on_text)
                 response = await self._client.send(request, auth=_NO_AUTH)
         except TimeoutError as error:
             raise TransportError(f"no answer within {deadline:.0f} s") from error
         except (httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
             raise _sorted_connection(error, self._key) from error
-        if response.status_code == 401:
-            raise NoEndpointError(self._key_refused())
-        if not response.is_success:
-            raise sorted_status(response, key=self._key)
-        return read_answer(response.content, key=self._key)
+        return self._read(response)
 
     @asynccontextmanager
     async def relay(self, body: bytes, silence: float) -> AsyncIterator[httpx2.Response]:
@@ -297,6 +296,23 @@ class Endpoint:
         except (httpx2.HTTPError, OSError):
             return False
         return response.status_code in (400, 422)
+
+    def _read(self, response: httpx2.Response) -> Answer:
+        if response.status_code == 401:
+            raise NoEndpointError(self._key_refused())
+        if not response.is_success:
+            raise sorted_status(response, key=self._key)
+        return read_answer(response.content, key=self._key)
+
+    async def _read_live(self, request: httpx2.Request, on_text: OnText) -> Answer:
+        response = await self._client.send(request, auth=_NO_AUTH, stream=True)
+        try:
+            if response.headers.get("content-type", "").startswith("text/event-stream"):
+                return await read_live(response.aiter_bytes(), on_text, key=self._key)
+            await response.aread()
+            return self._read(response)  # a refusal, or a server that does not stream
+        finally:
+            await response.aclose()
 
     async def _models(self) -> list[dict[str, Any]]:
         try:

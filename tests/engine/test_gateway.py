@@ -141,3 +141,23 @@ async def test_no_client_sees_a_glitch_that_vllm_gives(
 
     assert spoiling.spoiled >= ASKED // 2
     assert all("blue" in caption and LOOP[:20] not in caption for caption in captions), captions
+
+
+async def test_the_studio_shows_vllms_words_as_they_come(engine: Engine, tmp_path: Path) -> None:
+    fields = {"image": circle(tmp_path / "a.png"), "types": ["descriptive"], "seed": 7}
+    async with (
+        gateway(engine.url) as root,
+        httpx2.AsyncClient(base_url=root, timeout=60) as client,
+    ):
+        reply = await client.post("/studio/caption", json=fields)
+    events = [orjson.loads(line) for line in reply.content.splitlines()]
+
+    outcome = events[-1]
+    shown = [event["text"] for event in events if event["event"] == "text"]
+    assert (outcome["outcome"], outcome["finish"]) == ("ok", "stop")
+    assert "blue" in outcome["caption"]
+    assert shown
+    assert all(outcome["caption"].startswith(text.strip()) for text in shown)
+    assert len(shown[0]) < len(outcome["caption"])
+    assert outcome["usage"]["prompt"] > 600
+    assert outcome["usage"]["completion"] > 5

@@ -20,7 +20,7 @@ import uvicorn
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from joycap_vllm import Captioner, CaptionerOptions
@@ -32,18 +32,22 @@ from .reviewing import Reader
 from .toolkit_calls import draw
 
 CAPTION = "A red circle lies in the middle of a plain white ground."
+USAGE = {"prompt_tokens": 800, "completion_tokens": 20}
 
 
 @dataclass
 class Upstream:
     """A server that plays a script: each request takes the next answer, then captions follow.
 
-    An answer is a text, a pair of text and `finish_reason`, or a status to fail with.
+    An answer is a text, a pair of text and `finish_reason`, or a status to fail with. Of a stream
+    the second half waits for `half`, where there is one.
     """
 
     script: deque[str | tuple[str, str] | int] = field(default_factory=deque)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     hold: asyncio.Event | None = None
+    half: asyncio.Event | None = None
+    streams: bool = True
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -63,8 +67,9 @@ class Upstream:
     async def _health(self, _: Request) -> JSONResponse:
         return JSONResponse({})
 
-    async def _chat(self, request: Request) -> JSONResponse:
-        self.bodies.append(orjson.loads(await request.body()))
+    async def _chat(self, request: Request) -> Response:
+        body = orjson.loads(await request.body())
+        self.bodies.append(body)
         self.arrived.set()
         if self.hold is not None:
             gone = asyncio.create_task(_gone(request))
@@ -78,14 +83,29 @@ class Upstream:
         if isinstance(answer, int):
             return JSONResponse({"error": {"message": "as told"}}, answer)
         text, finish = (answer, "stop") if isinstance(answer, str) else answer
+        if self.streams and body.get("stream_options"):
+            return StreamingResponse(self._stream(text, finish), media_type="text/event-stream")
         message = {"role": "assistant", "content": text}
         return JSONResponse(
             {
                 "model": "stub",
                 "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-                "usage": {"prompt_tokens": 800, "completion_tokens": 20},
+                "usage": USAGE,
             }
         )
+
+    async def _stream(self, text: str, finish: str) -> AsyncIterator[bytes]:
+        middle = len(text) // 2
+        for delta, end in (
+            ({"content": text[:middle]}, None),
+            ({"content": text[middle:]}, finish),
+        ):
+            choice = {"index": 0, "delta": delta, "finish_reason": end}
+            yield b"data: %b\n\n" % orjson.dumps({"model": "stub", "choices": [choice]})
+            if end is None and self.half is not None:
+                await self.half.wait()
+        yield b"data: %b\n\n" % orjson.dumps({"model": "stub", "choices": [], "usage": USAGE})
+        yield b"data: [DONE]\n\n"
 
 
 async def _gone(request: Request) -> None:

@@ -117,12 +117,13 @@ async def test_what_the_preview_shows_is_what_is_sent(
 async def test_a_caption_comes_with_its_verdict_and_what_it_took(
     client: httpx2.AsyncClient, upstream: Any, picture: str
 ) -> None:
-    start, attempt, outcome = await captioned(client, image=picture, seed=7)
+    start, text, attempt, outcome = await captioned(client, image=picture, seed=7)
 
     assert start["event"] == "start"
     assert (start["image"]["width"], start["image"]["height"]) == (64, 48)
     assert [prompt["name"] for prompt in start["prompts"]] == ["descriptive"]
     assert start["attempts"] == 3
+    assert text == {"event": "text", "prompt": 0, "text": CAPTION[: len(CAPTION) // 2]}
     assert (attempt["event"], attempt["glitch"], attempt["seed"]) == ("attempt", None, 7)
     assert (outcome["event"], outcome["outcome"]) == ("outcome", "ok")
     assert outcome["caption"] == CAPTION
@@ -146,15 +147,52 @@ async def test_a_glitch_is_told_while_it_is_asked_again(
         await upstream.arrived.wait()
         upstream.hold = second  # the second answer waits until the first has been told
         first.set()
-        events += [orjson.loads(await anext(lines))]
+        while events[-1]["event"] != "attempt":
+            events += [orjson.loads(await anext(lines))]
         second.set()
         events += [orjson.loads(line) async for line in lines]
 
+    events = [event for event in events if event["event"] != "text"]
     assert [event["event"] for event in events] == ["start", "attempt", "attempt", "outcome"]
     assert events[1]["glitch"] == "repetition"
     assert "red circle" in events[1]["why"]
     assert [a["why"] != "" for a in events[3]["attempts"]] == [True, False]
     assert events[3]["outcome"] == "ok"
+
+
+async def test_an_answer_is_shown_while_it_comes(gateway: str, upstream: Any, picture: str) -> None:
+    upstream.half = asyncio.Event()
+    async with (
+        httpx2.AsyncClient(base_url=gateway) as client,
+        client.stream("POST", "/studio/caption", json={"image": picture}) as reply,
+    ):
+        lines = reply.aiter_lines()
+        events = [orjson.loads(await anext(lines)) for _ in range(2)]
+        upstream.half.set()
+        events += [orjson.loads(line) async for line in lines]
+
+    assert events[1] == {"event": "text", "prompt": 0, "text": CAPTION[: len(CAPTION) // 2]}
+    assert events[-1]["caption"] == CAPTION
+
+
+async def test_an_answer_that_breaks_off_is_asked_again(
+    client: httpx2.AsyncClient, upstream: Any, picture: str
+) -> None:
+    upstream.script += [("A red", "")]  # it ends without a word on why
+    events = await captioned(client, image=picture)
+
+    assert events[-1]["caption"] == CAPTION
+    assert [attempt["error"] for attempt in events[-1]["attempts"]] == ["the answer broke off", ""]
+
+
+async def test_a_server_that_does_not_stream_is_asked_all_the_same(
+    client: httpx2.AsyncClient, upstream: Any, picture: str
+) -> None:
+    upstream.streams = False
+    events = await captioned(client, image=picture)
+
+    assert [event["event"] for event in events] == ["start", "attempt", "outcome"]
+    assert events[-1]["caption"] == CAPTION
 
 
 async def test_a_glitch_that_stays_ends_glitched(

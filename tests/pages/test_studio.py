@@ -102,6 +102,30 @@ async def test_a_dropped_folder_brings_its_pictures(tab: Page, studio: str, tmp_
     await expect(tab.locator(".text")).to_have_text([CAPTION, CAPTION])
 
 
+async def test_an_answer_is_shown_as_it_comes_and_judged_at_its_end(
+    tab: Page, studio: str, upstream: Upstream
+) -> None:
+    upstream.half = asyncio.Event()
+    await tab.goto(studio)
+    await choose(tab, picture())
+    answer = tab.locator(".answer")
+
+    await expect(answer.locator(".text")).to_have_text(CAPTION[: len(CAPTION) // 2].strip())
+    await expect(answer.locator(".chip")).to_have_text("asking")
+    await expect(answer.get_by_role("button", name="Copy")).to_be_disabled()
+    upstream.half.set()
+    await expect(answer.locator(".text")).to_have_text(CAPTION)
+    await expect(answer.locator(".chip")).to_have_text("ok")
+
+    upstream.half.clear()
+    await tab.locator(".again").click()
+    await expect(answer.locator(".state")).to_contain_text(CAPTION[:20])
+    await expect(answer.locator(".text")).to_have_text(CAPTION)
+    upstream.half.set()
+    await expect(answer.locator(".which")).to_have_text("2 of 2")
+    await expect(answer.locator(".state")).to_have_text("")
+
+
 async def test_a_glitch_is_shown_while_it_is_asked_again(
     tab: Page, studio: str, upstream: Upstream
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from joycap_vllm.prompts import Prompt, Sampling, load_table
 
 _LINES = "application/x-ndjson"
 _BEAT = 5.0  # seconds without news, after which a line says that it is still at work
+_FRAME = 0.1  # seconds between two looks at an answer that comes
 
 _Tell = Callable[[dict[str, Any]], None]
 
@@ -116,6 +118,14 @@ class _Studio:
 
     async def _ask(self, image: Prepared, index: int, prompt: Prompt, tell: _Tell) -> None:
         whys: list[str] = []
+        shown = 0.0
+
+        def on_text(text: str) -> None:
+            nonlocal shown
+            now = time.monotonic()
+            if now - shown >= _FRAME:
+                shown = now
+                tell({"event": "text", "prompt": index, "text": text})
 
         def on_answer(_: str, __: str, attempt: Attempt, why: str) -> None:
             whys.append(why)
@@ -123,7 +133,7 @@ class _Studio:
 
         try:
             outcome = await self._context.captioner.outcome(
-                image, prompt, key=image.sha256, on_answer=on_answer
+                image, prompt, key=image.sha256, on_answer=on_answer, on_text=on_text
             )
         except JoycapError as error:
             refusal = orjson.loads(refusal_of(error).body)

@@ -78,6 +78,13 @@ export class Answer {
     this.#say("");
   }
 
+  /** What has come of an answer so far, before it is judged. */
+  come(text) {
+    if (this.over) return;
+    this.#say(text.trimStart());
+    this.#parts[this.caption === null ? "text" : "state"].classList.add("coming");
+  }
+
   /** An answer came: shown at once where it was a glitch, since it is asked again. */
   attempt(event) {
     this.#answered += 1;
@@ -152,7 +159,8 @@ export class Answer {
     this.#at = at;
     const { caption, facts: told } = this.#versions[at];
     const { text, state, which, versions, older, newer, copy: copies, save, facts: line } = this.#parts;
-    text.classList.remove("muted");
+    text.classList.remove("muted", "coming");
+    state.classList.remove("coming");
     text.textContent = caption;
     state.textContent = "";
     line.textContent = told;
@@ -166,7 +174,7 @@ export class Answer {
 
   #showBest(event) {
     const { text, copy: copies, facts: line } = this.#parts;
-    text.classList.remove("muted");
+    text.classList.remove("muted", "coming");
     text.textContent = event.caption;
     copies.disabled = !event.caption;
     line.textContent = facts(event);
@@ -184,6 +192,8 @@ export class Answer {
 
   // In place of a caption, or beside the one from before.
   #say(words) {
+    this.#parts.text.classList.remove("coming");
+    this.#parts.state.classList.remove("coming");
     if (this.caption !== null) {
       this.#parts.state.textContent = words;
       return;

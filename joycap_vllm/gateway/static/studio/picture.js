@@ -130,6 +130,7 @@ export class Picture {
       if (turn !== this.#turn) return;
       const answer = this.round?.[event.prompt];
       if (event.event === "start") this.#start(event);
+      else if (event.event === "text") answer.come(event.text);
       else if (event.event === "attempt") answer.attempt(event);
       else if (event.event === "waiting") this.round.forEach((each) => each.wait(event.why));
       else if (event.event === "error") answer.fail(event.error.message);
