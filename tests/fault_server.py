@@ -140,12 +140,15 @@ class FaultServer:
 
     async def _shut(self) -> None:
         self._server.close()
+        for _ in range(5):  # who has just been let in gets a handler, which knows its connection
+            await asyncio.sleep(0)
         for writer in self._connections:
             writer.transport.abort()
         rest = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
+        await asyncio.sleep(0)  # transports close their sockets one step later
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections[writer] = reader
