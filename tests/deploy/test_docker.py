@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import importlib.util
+import shutil
 import subprocess
 import sys
 import threading
@@ -101,3 +102,26 @@ def test_a_gateway_that_does_not_answer_is_not_well(deploy: Path, tmp_path: Path
 def _checked(deploy: Path) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, str(deploy / "docker" / "healthcheck.py")]
     return subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+
+
+@needs("git")
+def test_a_checkout_on_windows_keeps_the_line_ends_that_containers_read(
+    deploy: Path, tmp_path: Path
+) -> None:
+    """Git for Windows turns them into its own, and bash and prompts take those for text."""
+    import joycap_vllm
+
+    template = Path(joycap_vllm.__file__).parent / "server" / "chat_template.jinja"
+    files = (deploy.parent / ".gitattributes", deploy / "docker" / "secrets.sh", template)
+    for file in files:
+        shutil.copy(file, tmp_path)
+    names = [file.name for file in files]
+    git = [found("git"), "-C", str(tmp_path), "-c", "core.autocrlf=true"]
+    for words in (["init"], ["add", *names]):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    for name in names[1:]:
+        (tmp_path / name).unlink()
+    subprocess.run([*git, "checkout", "--", *names[1:]], check=True, capture_output=True)
+
+    for name in names[1:]:
+        assert b"\r" not in (tmp_path / name).read_bytes(), name
