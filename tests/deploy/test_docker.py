@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from types import ModuleType
 import pytest
 
 from .tools import found, needs
+
+IMAGES = ["docker", "runpod"]
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +33,22 @@ def check(deploy: Path) -> ModuleType:
 
 
 @needs("hadolint")
-def test_hadolint_has_nothing_to_say(deploy: Path, tmp_path: Path) -> None:
-    file = deploy / "docker" / "Dockerfile"
+@pytest.mark.parametrize("folder", IMAGES)
+def test_hadolint_has_nothing_to_say(deploy: Path, tmp_path: Path, folder: str) -> None:
+    file = deploy / folder / "Dockerfile"
     broken = tmp_path / "Dockerfile"
-    broken.write_text(file.read_text().replace(":3.12-slim-bookworm", ":latest"))
+    broken.write_text(re.sub(r"^(FROM [^:]+):\S+", r"\1:latest", file.read_text(), flags=re.M))
 
     for checked, code in ((file, 0), (broken, 1)):
         done = subprocess.run([found("hadolint"), checked], capture_output=True, check=False)
         assert done.returncode == code, done.stdout.decode()
 
 
-def test_what_the_image_copies_is_let_through_and_little_else(deploy: Path) -> None:
-    lines = (deploy / "docker" / "Dockerfile.dockerignore").read_text().split()
+@pytest.mark.parametrize("folder", IMAGES)
+def test_what_an_image_copies_is_let_through_and_little_else(deploy: Path, folder: str) -> None:
+    lines = (deploy / folder / "Dockerfile.dockerignore").read_text().split()
     let = [line[1:] for line in lines if line.startswith("!")]
-    steps = (deploy / "docker" / "Dockerfile").read_text().splitlines()
+    steps = (deploy / folder / "Dockerfile").read_text().splitlines()
     copied = [
         word
         for step in steps
