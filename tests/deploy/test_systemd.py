@@ -87,3 +87,12 @@ def seconds(span: str) -> float:
     told = re.search(r"s: (\d+)$", done.stdout, re.MULTILINE)
     assert told is not None, done.stdout
     return int(told[1]) / 1e6
+
+
+@pytest.mark.parametrize("name", ["joycap-gateway.service", "joycap-caption@.service"])
+def test_clients_outlast_the_first_download_of_a_model(deploy: Path, name: str) -> None:
+    """They end where no server answers, and systemd must go on to start them meanwhile."""
+    told = dict(re.findall(r"^(\w+)=(.*)$", (deploy / "systemd" / name).read_text(), re.MULTILINE))
+    interval, pause = seconds(told["StartLimitIntervalSec"]), float(told["RestartSec"])
+
+    assert interval == 0 or pause * float(told["StartLimitBurst"]) >= 3000
