@@ -71,7 +71,21 @@ def test_the_engine_gets_the_planned_variables_and_the_template(
 def test_joycaps_own_commands_use_flags_that_exist(
     compose: dict[str, Any], check_command: Callable[[list[str]], None], service: str
 ) -> None:
-    check_command(compose["services"][service]["command"])
+    one = compose["services"][service]
+    check_command([*one.get("entrypoint", ["joycap"])[1:], *one["command"]])
+
+
+def test_what_the_readme_runs_in_place_of_a_services_own_words_is_a_command(
+    compose: dict[str, Any], deploy: Path, check_command: Callable[[list[str]], None]
+) -> None:
+    """Words behind a service's name replace its `command`, and stand behind its `entrypoint`."""
+    readme = (deploy / "docker" / "README.md").read_text()
+    lines = re.findall(r"docker compose run (?:--[\w-]+ )*(\w+)(.*)", readme)
+    given = [(service, words.split()) for service, words in lines if words]
+
+    assert given
+    for service, words in given:
+        check_command([*compose["services"][service].get("entrypoint", ["joycap"])[1:], *words])
 
 
 def test_the_gateway_asks_for_keys(compose: dict[str, Any]) -> None:

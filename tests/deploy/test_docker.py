@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import importlib.util
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +17,8 @@ from types import ModuleType
 import pytest
 
 from .tools import found, needs
+
+IMAGES = ["docker", "runpod"]
 
 
 @pytest.fixture(scope="module")
@@ -29,20 +33,22 @@ def check(deploy: Path) -> ModuleType:
 
 
 @needs("hadolint")
-def test_hadolint_has_nothing_to_say(deploy: Path, tmp_path: Path) -> None:
-    file = deploy / "docker" / "Dockerfile"
+@pytest.mark.parametrize("folder", IMAGES)
+def test_hadolint_has_nothing_to_say(deploy: Path, tmp_path: Path, folder: str) -> None:
+    file = deploy / folder / "Dockerfile"
     broken = tmp_path / "Dockerfile"
-    broken.write_text(file.read_text().replace(":3.12-slim-bookworm", ":latest"))
+    broken.write_text(re.sub(r"^(FROM [^:]+):\S+", r"\1:latest", file.read_text(), flags=re.M))
 
     for checked, code in ((file, 0), (broken, 1)):
         done = subprocess.run([found("hadolint"), checked], capture_output=True, check=False)
         assert done.returncode == code, done.stdout.decode()
 
 
-def test_what_the_image_copies_is_let_through_and_little_else(deploy: Path) -> None:
-    lines = (deploy / "docker" / "Dockerfile.dockerignore").read_text().split()
+@pytest.mark.parametrize("folder", IMAGES)
+def test_what_an_image_copies_is_let_through_and_little_else(deploy: Path, folder: str) -> None:
+    lines = (deploy / folder / "Dockerfile.dockerignore").read_text().split()
     let = [line[1:] for line in lines if line.startswith("!")]
-    steps = (deploy / "docker" / "Dockerfile").read_text().splitlines()
+    steps = (deploy / folder / "Dockerfile").read_text().splitlines()
     copied = [
         word
         for step in steps
@@ -101,3 +107,26 @@ def test_a_gateway_that_does_not_answer_is_not_well(deploy: Path, tmp_path: Path
 def _checked(deploy: Path) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, str(deploy / "docker" / "healthcheck.py")]
     return subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+
+
+@needs("git")
+def test_a_checkout_on_windows_keeps_the_line_ends_that_containers_read(
+    deploy: Path, tmp_path: Path
+) -> None:
+    """Git for Windows turns them into its own, and bash and prompts take those for text."""
+    import joycap_vllm
+
+    template = Path(joycap_vllm.__file__).parent / "server" / "chat_template.jinja"
+    files = (deploy.parent / ".gitattributes", deploy / "docker" / "secrets.sh", template)
+    for file in files:
+        shutil.copy(file, tmp_path)
+    names = [file.name for file in files]
+    git = [found("git"), "-C", str(tmp_path), "-c", "core.autocrlf=true"]
+    for words in (["init"], ["add", *names]):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    for name in names[1:]:
+        (tmp_path / name).unlink()
+    subprocess.run([*git, "checkout", "--", *names[1:]], check=True, capture_output=True)
+
+    for name in names[1:]:
+        assert b"\r" not in (tmp_path / name).read_bytes(), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -209,7 +210,7 @@ def test_every_pod_is_locked_up(base: dict[tuple[str, str], Object]) -> None:
             assert "memory" in one["resources"]["limits"]
             assert one["image"] == "joycap" or re.search(r":v\d+\.\d+\.\d+$", one["image"])
             seen += 1
-    assert seen == 4
+    assert seen == 6
 
 
 def test_volumes_that_are_mounted_are_volumes_of_the_pod(
@@ -218,7 +219,7 @@ def test_volumes_that_are_mounted_are_volumes_of_the_pod(
     for name, pod in pods(base):
         there = {volume["name"] for volume in pod["volumes"]}
         for one in [*pod["containers"], *pod.get("initContainers", ())]:
-            assert {mount["name"] for mount in one["volumeMounts"]} <= there, name
+            assert {mount["name"] for mount in one.get("volumeMounts", ())} <= there, name
 
 
 def test_labels_that_select_are_labels_of_pods(base: dict[tuple[str, str], Object]) -> None:
@@ -278,6 +279,32 @@ def test_a_pod_of_the_job_captions_its_shard(
     check_command(words)
     assert words[-2:] == ["--shard", f"{index + 1}/{job['completions']}"]
     assert job["completionMode"] == "Indexed"
+
+
+def test_the_job_waits_until_its_pictures_are_there(base: dict[tuple[str, str], Object]) -> None:
+    """A new volume is empty, which is wrong usage to joycap, and would fail the job for good."""
+    assert base["Job", "caption"]["spec"]["suspend"] is True
+
+
+@pytest.mark.parametrize("name", ["gateway", "caption"])
+def test_clients_begin_once_the_name_of_the_engines_has_an_address(
+    base: dict[tuple[str, str], Object], name: str
+) -> None:
+    """The first engine takes up to an hour, more than ten tries that fail."""
+    (waits,) = dict(pods(base))[name]["initContainers"]
+    shell, flag, script = waits["command"]
+    known, unknown = (
+        script.replace('"engine"', f'"{host}"') for host in ("localhost", "no.invalid")
+    )
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    begin = functools.partial(subprocess.Popen, env={**os.environ, "PATH": path})
+
+    assert script not in (known, unknown)
+    with begin([shell, flag, known]) as found_one, begin([shell, flag, unknown]) as still:
+        assert found_one.wait(20) == 0
+        assert still.poll() is None
+        still.terminate()
+        assert still.wait(20) != 0
 
 
 def test_a_pod_that_is_told_to_stop_has_time_to(base: dict[tuple[str, str], Object]) -> None:

@@ -12,7 +12,16 @@ from .tools import found, needs
 
 SCRIPTS = sorted([*DEPLOY.rglob("*.sh"), *DEPLOY.rglob("*.sbatch")])
 OURS = [
-    DEPLOY.parent / "scripts" / name for name in ("check_image", "check_clouds", "test", "venv")
+    DEPLOY.parent / "scripts" / name
+    for name in (
+        "check_image",
+        "check_clouds",
+        "check_runpod",
+        "check_node",
+        "check_trainers",
+        "test",
+        "venv",
+    )
 ]
 
 

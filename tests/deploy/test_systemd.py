@@ -64,3 +64,35 @@ def test_systemd_finds_the_services_little_exposed(units: list[Path], name: str)
 
     assert told is not None, done.stderr
     assert float(told[1]) <= EXPOSED[name]
+
+
+def test_a_folder_whose_server_was_away_is_tried_again_in_its_next_hour(deploy: Path) -> None:
+    """Else the timer's start would be refused, too, until the limit of starts is forgotten."""
+    texts = [
+        (deploy / "systemd" / f"joycap-caption@.{kind}").read_text()
+        for kind in ("service", "timer")
+    ]
+    limit = re.search(r"^StartLimitIntervalSec=(\S+)", texts[0], re.MULTILINE)
+    pause = re.search(r"^OnUnitInactiveSec=(\S+)", texts[1], re.MULTILINE)
+
+    assert limit is not None
+    assert pause is not None
+    assert seconds(limit[1]) <= seconds(pause[1])
+
+
+def seconds(span: str) -> float:
+    """A time as systemd reads it."""
+    words = [found("systemd-analyze"), "timespan", span]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=50, check=True)
+    told = re.search(r"s: (\d+)$", done.stdout, re.MULTILINE)
+    assert told is not None, done.stdout
+    return int(told[1]) / 1e6
+
+
+@pytest.mark.parametrize("name", ["joycap-gateway.service", "joycap-caption@.service"])
+def test_clients_outlast_the_first_download_of_a_model(deploy: Path, name: str) -> None:
+    """They end where no server answers, and systemd must go on to start them meanwhile."""
+    told = dict(re.findall(r"^(\w+)=(.*)$", (deploy / "systemd" / name).read_text(), re.MULTILINE))
+    interval, pause = seconds(told["StartLimitIntervalSec"]), float(told["RestartSec"])
+
+    assert interval == 0 or pause * float(told["StartLimitBurst"]) >= 3000

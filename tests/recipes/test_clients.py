@@ -3,66 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 from PIL import Image
 
-from .asking import CLIENTS, HERE, asked_by
+from .asking import CLIENTS, COLOR, HERE, asked_by, is_caption, judging_gateway
 from .reading import Row, block
-from fault_server import Asked, FaultServer, Reaction, say, serving, truthful
-
-COLOR = (200, 40, 80)
-CAPTION = "A plain picture in the color c82850."
-
-
-def glitches_first(asked: Asked) -> Reaction:
-    """A loop for each first attempt, which those that follow tell by their temperature."""
-    first = asked.body["temperature"] == 0.6
-    return say("a red car, " * 60) if first else truthful(asked)
+from fault_server import FaultServer
 
 
 @pytest.fixture(scope="session")
 def gateway() -> Iterator[str]:
-    """`joycap gateway` in front of a server whose first answer is a loop."""
-    with serving(glitches_first, model="stub") as server, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        call = "from joycap_vllm.cli import main; main()"
-        flags = ["gateway", "--port", str(port), "--base-url", server.url, "--wire", "png"]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("JOYCAP_")}
-        process = subprocess.Popen(
-            [sys.executable, "-c", call, *flags],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            wait_for(f"http://127.0.0.1:{port}/ready", process)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.terminate()
-            process.communicate(timeout=20)
-
-
-def wait_for(url: str, process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 45
-    while time.monotonic() < until:
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        try:
-            if httpx2.get(url, timeout=2).is_success:
-                return
-        except httpx2.TransportError:
-            time.sleep(0.05)
-    raise TimeoutError(url)
+    with judging_gateway() as url:
+        yield url
 
 
 @pytest.fixture
@@ -103,12 +59,6 @@ def test_curl_gets_a_judged_caption_of_a_picture_of_any_size(gateway: str, dog: 
 
     assert is_caption(answer["choices"][0]["message"]["content"])
     assert answer["joycap"]["attempts"] == 2
-
-
-def is_caption(text: str) -> bool:
-    """JPEG may change a colour a little."""
-    color = bytes.fromhex(text.removeprefix(CAPTION[:-7]).removesuffix("."))
-    return all(abs(one - other) <= 4 for one, other in zip(color, COLOR, strict=True))
 
 
 def test_each_client_of_the_readme_is_here() -> None:
