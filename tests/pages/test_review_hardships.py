@@ -136,6 +136,8 @@ async def test_a_second_tab_may_undo_what_the_first_one_does_not_know_of(
 ) -> None:
     make_job(folder)
     other = await open_tab.context.new_page()
+    news = Held()
+    await open_tab.route("**/status", news)  # however long the steps below take
     for page in (open_tab, other):
         await page.goto(page_at)
     await open_tab.get_by_label("Caption", exact=True).fill("One.")
@@ -152,6 +154,7 @@ async def test_a_second_tab_may_undo_what_the_first_one_does_not_know_of(
     await expect(open_tab.locator("#say")).to_have_text("Undone: bad 1.png.")
     await open_tab.get_by_role("button", name="Undo").click()
     await expect(open_tab.locator("#say")).to_have_text("Undone: bad 0.png.")
+    news.free.set()
 
     assert list(folder.glob("bad *.txt")) == []
 
@@ -170,6 +173,27 @@ async def test_undo_may_be_pressed_faster_than_it_is_done(
     await expect(tab.locator(".tile").filter(has_text="repetition")).to_have_count(3)
     assert list(folder.glob("bad *.txt")) == []
     assert latest(folder, "bad 0.png")["outcome"] == "glitched"
+
+
+async def test_keys_right_after_a_save_are_no_words_of_the_caption(
+    tab: Page, page_at: str, folder: Path
+) -> None:
+    make_job(folder)
+    held = Held()
+    await tab.route("**/edit", held)
+    await tab.goto(page_at)
+    caption = tab.get_by_label("Caption", exact=True)
+    await expect(caption).to_have_value(LOOP)
+    await tab.keyboard.press("e")
+    await caption.fill("Typed by hand.")
+    for key in ("Control+Enter", "j", "k", "u"):
+        await tab.keyboard.press(key)
+    await held.arrived.wait()
+    await expect(caption).to_have_value("Typed by hand.")
+    held.free.set()
+
+    await expect(tab.locator("#say")).to_have_text("Undone: bad 0.png.")
+    await expect(caption).to_have_value(LOOP)
 
 
 async def test_words_that_could_not_be_saved_are_led_back_to(
