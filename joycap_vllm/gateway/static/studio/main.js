@@ -124,6 +124,9 @@ form.addEventListener("input", (event) => {
   else changed();
 });
 form.addEventListener("submit", (event) => event.preventDefault());
+for (const part of form.querySelectorAll("details")) {
+  part.addEventListener("toggle", () => part.open && part.scrollIntoView({ block: "nearest" }));
+}
 at("auto").addEventListener("change", changed);
 at("fold").addEventListener("click", () => fold(form, !form.classList.contains("open")));
 at("defaults").addEventListener("click", () => {
