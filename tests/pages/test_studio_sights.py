@@ -16,7 +16,8 @@ _ROOM_LEFT = """select => {
   const style = getComputedStyle(select), pen = document.createElement("canvas").getContext("2d");
   pen.font = style.font;
   const longest = Math.max(...[...select.options].map(o => pen.measureText(o.text).width));
-  return select.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight) - longest;
+  const padding = parseFloat(style.paddingLeft) + parseFloat(style.paddingRight);
+  return select.clientWidth - padding - longest;
 }"""
 _ARROW = 16  # pixels at the right of a select
 
