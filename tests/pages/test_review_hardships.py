@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
 from gateway.conftest import CAPTION
-from gateway.reviewing import GOOD, LOOP, glitched, job_of, latest, make_job, picture, write_journal
+from gateway.reviewing import (
+    GOOD,
+    LOOP,
+    glitched,
+    job_of,
+    latest,
+    make_job,
+    picture,
+    row,
+    write_journal,
+)
 from playwright.async_api import Browser, Page, Route, ViewportSize, expect
+
+from joycap_vllm.job.journal import Journal
 
 from .conftest import DESKTOP, PHONE
 
@@ -157,6 +170,26 @@ async def test_a_second_tab_may_undo_what_the_first_one_does_not_know_of(
     news.free.set()
 
     assert list(folder.glob("bad *.txt")) == []
+
+
+async def test_what_a_job_did_meanwhile_can_be_looked_at(
+    tab: Page, page_at: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_job(folder)
+    monkeypatch.setattr("joycap_vllm.gateway.review.session._FRESH", 0.0)
+    await tab.goto(page_at)
+    await expect(tab.locator(".tile").filter(has_text="repetition")).to_have_count(2)
+    look = tab.get_by_role("button", name="Look again")
+    await expect(look).to_be_hidden()
+    async with Journal(settings.state):
+        await expect(look).to_be_visible(timeout=20_000)
+        write_journal(folder, [row("bad 0.png", settings, t=time.time())], number=2)
+        await look.click()
+        await expect(tab.locator(".tile").filter(has_text="repetition")).to_have_count(1)
+    await expect(tab.locator("#busy")).to_be_hidden(timeout=20_000)
+    await look.click()
+
+    await expect(look).to_be_hidden()
 
 
 async def test_undo_may_be_pressed_faster_than_it_is_done(

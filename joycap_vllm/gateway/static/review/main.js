@@ -18,6 +18,7 @@ let view = "";
 let status = { undo: null, facets: null };
 let asked = 0;
 let loaded = Infinity; // captions that there were when the view was made
+let worked = false; // whether a job was at work since
 
 function say(text) {
   $("say").textContent = sentence(text);
@@ -66,8 +67,9 @@ function tell(news) {
   $("busy").hidden = !news.busy;
   const { facets } = news;
   const more = facets.total - loaded;
-  $("more").textContent = `Show ${more.toLocaleString()} new`;
-  $("more").hidden = more <= 0;
+  worked ||= Boolean(news.busy);
+  $("more").textContent = more > 0 ? `Show ${more.toLocaleString()} new` : "Look again";
+  $("more").hidden = more <= 0 && !worked;
   options("outcome", "All outcomes", { ...pick(facets.outcomes), ...(facets.edited ? { edited: ["By hand", facets.edited] } : {}) });
   options("glitch", "All kinds", counted(facets.glitches));
   options("prompt", "All types", counted(facets.prompts));
@@ -106,6 +108,7 @@ async function load(at = 0) {
     }
     view = found.view;
     loaded = found.facets.total;
+    worked = false;
     tell(found);
     $("count").textContent = found.total === 1 ? "1 caption" : `${found.total.toLocaleString()} captions`;
     $("empty-why").textContent = found.facets.total ? "No caption is like that." : "There are no captions here yet.";
