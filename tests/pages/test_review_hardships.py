@@ -252,6 +252,39 @@ async def test_words_that_could_not_be_saved_are_led_back_to(
     assert (folder / "bad 0.txt").read_text() == "Not lost."
 
 
+async def test_words_outlive_the_session_that_they_were_typed_in(
+    open_tab: Page, page_at: str, folder: Path
+) -> None:
+    make_job(folder)
+    await open_tab.goto(page_at)
+    for door in ("edit", "status"):
+        await open_tab.route(f"**/{door}", lambda route: route.fulfill(status=401, body="{}"))
+    caption = open_tab.get_by_label("Caption", exact=True)
+    await caption.fill("Not lost.")
+    await open_tab.get_by_role("button", name="Save").click()
+    await expect(open_tab.locator("#say")).to_have_text("You are logged out.")
+    login = open_tab.get_by_role("link", name="Log in")
+    await expect(login).to_have_attribute("target", "_blank")
+    await open_tab.unroute_all()
+    await open_tab.get_by_role("button", name="Save").click()
+    await expect(open_tab.locator("#say")).to_have_text("Saved.")
+
+    await expect(login).to_be_hidden()
+    assert (folder / "bad 0.txt").read_text() == "Not lost."
+
+
+async def test_who_has_typed_nothing_is_led_to_the_login(
+    open_tab: Page, page_at: str, folder: Path
+) -> None:
+    make_job(folder)
+    await open_tab.goto(page_at)
+    await open_tab.route("**/login**", lambda route: route.fulfill(status=200, body="log in"))
+    await open_tab.route("**/view?**", lambda route: route.fulfill(status=401, body="{}"))
+    await open_tab.get_by_label("Search").fill("good")
+
+    await open_tab.wait_for_url("**/login?next=%2Freview%2F*")
+
+
 async def test_after_a_search_the_grid_lies_beside_the_detail(
     tab: Page, page_at: str, folder: Path
 ) -> None:

@@ -13,7 +13,12 @@ const TYPING = 200; // milliseconds without a key before a search begins
 const POLL = 5000; // milliseconds between two looks at what a job is doing
 const READING = 500;
 
-const api = new Api($("review").dataset.book);
+const api = new Api($("review").dataset.book, {
+  loggedOut: (out) => {
+    $("out").hidden = !(out && changes.busy);
+    return !$("out").hidden;
+  },
+});
 let view = "";
 let status = { undo: null, facets: null };
 let asked = 0;
