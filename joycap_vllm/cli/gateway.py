@@ -172,7 +172,8 @@ def gateway(
 
       joycap gateway --host 0.0.0.0 --keys-file keys
 
-    Exit codes: 0 ended by Ctrl-C or SIGTERM, 2 wrong usage, 3 no endpoint.
+    Exit codes: 130 ended by Ctrl-C, 143 by SIGTERM, 1 no room for --state, 2 wrong usage, 3 no
+    endpoint; 0 is AI-Toolkit's /shutdown.
     """
     from joycap_vllm.captioner import CaptionerOptions
     from joycap_vllm.gateway import Defaults, GatewayOptions, serve_gateway, toolkit_defaults

@@ -383,8 +383,16 @@ def _sorted_connection(error: Exception, key: str | None) -> TransportError:
     while cause.__cause__ is not None and not isinstance(cause, aiohttp.ClientConnectorError):
         cause = cause.__cause__
     if isinstance(cause, aiohttp.ClientConnectorError):
-        return UnreachableError(f"cannot connect: {cause}")
+        return UnreachableError(f"cannot connect: {_why_not(cause)}")
     return TransportError(f"the connection broke: {quoted(str(cause), key)}")
+
+
+def _why_not(error: aiohttp.ClientConnectorError) -> str:
+    """The system's own words, where aiohttp has them wrapped in its own."""
+    cause = getattr(error, "os_error", None)  # a certificate that is not trusted has none
+    if not isinstance(cause, OSError) or cause.errno is None:
+        return str(error)
+    return os.strerror(cause.errno) if cause.errno > 0 else cause.strerror or str(error)
 
 
 def _seconds(header: str | None) -> float | None:

@@ -24,6 +24,8 @@ from joycap_vllm.gateway.review.door import review_routes
 from joycap_vllm.gateway.studio.door import studio_routes
 from joycap_vllm.gateway.toolkit.door import toolkit_routes
 
+_BELOW_V1 = ("/chat/completions", "/models", "/files", "/batches")
+
 
 def make_app(context: Context) -> Starlette:
     """The gateway as an ASGI application."""
@@ -69,9 +71,11 @@ async def _on_joycap(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as registered
-    headers = tuple((error.headers or {}).items())
-    refusal = Refusal(error.status_code, error.detail, headers=headers)
-    return refused(refusal, request.scope["path"])
+    headers, path = tuple((error.headers or {}).items()), request.scope["path"]
+    told = error.detail
+    if error.status_code == 404 and path.startswith(_BELOW_V1):
+        told = f"nothing is at {path}; a base URL of the OpenAI API ends in /v1, as in /v1{path}"
+    return refused(Refusal(error.status_code, told, headers=headers), path)
 
 
 async def _on_gone(_: Request, __: Exception) -> Response:

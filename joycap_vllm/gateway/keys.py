@@ -149,7 +149,9 @@ class KeysFile:
             self.ring.replace(*read_keys(self._path))
         except UsageError as error:
             return f"{error}; the keys read before stay good"
-        return f"{self._path} has changed: {len(list(self.ring))} keys are good now"
+        number = len(list(self.ring))
+        good = "1 key is" if number == 1 else f"{number} keys are"
+        return f"{self._path} has changed: {good} good now"
 
     def _look(self) -> tuple[int, ...]:
         try:

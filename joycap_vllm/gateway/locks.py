@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +65,12 @@ class Locks:
         began = time.perf_counter()
         try:
             await self._pass(scope, headers, trusted, receive, answer)
+        except asyncio.CancelledError:
+            # A second signal cuts off what is in flight, and uvicorn would call that a fault.
+            cut_off = self._context.gate.refusal(self._context.limits.queue)
+            if cut_off is not None and self._context.gate.draining and not answer.status:
+                await refused(cut_off, scope["path"])(scope, receive, answer)
+            raise
         except Exception:
             # Starlette answers faults outside of all middleware, where nothing dresses them.
             if not answer.status:

@@ -112,7 +112,8 @@ def prompt_for(
         asked_system = own_system or load_table().system_prompts[0]
         own = Prompt("custom", harmless(text), asked_system, "mixed", sampling=sampling)
         return short_enough(own)
-    length, words = _length(options.length or suffix)
+    param = "caption_length" if options.length else "model"
+    length, words = _length(options.length or suffix, param)
     if options.words is not None:
         length, words = options.length or "any", options.words
     return short_enough(
@@ -128,11 +129,15 @@ def prompt_for(
     )
 
 
-def _length(option: str) -> tuple[str, int | None]:
+def _length(option: str, param: str) -> tuple[str, int | None]:
     if words := _WORDS.fullmatch(option.strip()):
         return "any", int(words[1])
     spelled = {length.replace(" ", "-"): length for length in load_table().lengths}
-    return spelled.get(option.strip().lower().replace(" ", "-"), option or "any"), None
+    asked = option.strip().lower().replace(" ", "-") or "any"
+    if asked not in spelled:
+        there = f"there are {', '.join(spelled)}, and word limits such as 50-words"
+        raise RefusedError(400, f"no length is called {option!r}; {there}", param=param)
+    return spelled[asked], None
 
 
 def _unknown(message: str) -> RefusedError:

@@ -281,6 +281,14 @@ def _sampling(data: _Body) -> Sampling:
 
 
 def _in_words(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(step) for step in first["loc"])
-    return f"{where}: {first['msg']}" if where else first["msg"]
+    """The fault that lies deepest: where a field may be of several kinds, each of them complains,
+    and the one that the caller meant came furthest."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    deepest = max(found, key=lambda fault: len(fault["loc"]))
+    where = ".".join(str(step) for step in deepest["loc"] if not _is_kind(step))
+    return f"{where}: {deepest['msg']}" if where else deepest["msg"]
+
+
+def _is_kind(step: int | str) -> bool:
+    """Whether a step of a place is a kind that pydantic tried, and nothing that was sent."""
+    return isinstance(step, str) and (step in ("str", "int") or step.startswith(("_", "list[")))

@@ -147,6 +147,24 @@ async def test_a_refused_connection_is_unreachable() -> None:
     await endpoint.close()
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:9/v1", "cannot connect: Connection refused"),
+        ("http://no-such-host.invalid/v1", "cannot connect: "),
+    ],
+)
+async def test_why_a_server_cannot_be_reached_is_told_in_plain_words(url: str, words: str) -> None:
+    endpoint = Endpoint(url)
+    with pytest.raises(UnreachableError) as told:
+        await endpoint.send(body(), 10)
+    await endpoint.close()
+
+    assert str(told.value).startswith(words)
+    assert "ssl" not in str(told.value)
+    assert "Errno" not in str(told.value)
+
+
 async def test_a_null_answer_is_an_empty_text() -> None:
     answer = {"choices": [{"message": {"content": None}, "finish_reason": None}]}
     with serving(lambda _: Reaction(garbage=json.dumps(answer).encode())) as server:

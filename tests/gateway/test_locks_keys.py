@@ -106,6 +106,18 @@ async def test_a_key_that_is_taken_away_opens_nothing_any_more(captioner: Captio
     assert (before.status_code, after.status_code) == (200, 401)
 
 
+def test_what_a_change_brought_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(b"alpha\n")
+    file = KeysFile(path)
+    told = []
+    for content in (b"alpha\nbeta\n", b"a-longer-one\n"):
+        path.write_bytes(content)
+        told.append(file.refresh().removeprefix(f"{path} has changed: "))
+
+    assert told == ["2 keys are good now", "1 key is good now"]
+
+
 def test_keys_cannot_be_replaced_by_none() -> None:
     with pytest.raises(ValueError, match="keys"):
         Keyring.of(b"alpha").replace()

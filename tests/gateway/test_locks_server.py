@@ -194,9 +194,12 @@ async def test_a_second_signal_ends_at_once_and_without_a_word(
             ended = await process.wait()
         assert process.stderr is not None
         said = await process.stderr.read()
-        asked.cancel()
+        cut_off = await asked
         upstream.hold.set()
 
+    assert cut_off.status_code == 503
+    assert int(cut_off.headers["retry-after"]) >= 1
+    assert cut_off.json()["error"]["code"] == "draining"
     assert ended == (130 if number == signal.SIGINT else -number)
     assert said == b""
 

@@ -169,6 +169,13 @@ def test_jobs_below_a_root_and_pictures_of_none_are_found(tmp_path: Path) -> Non
     assert [item.key for item in book.items.values()] == ["loose.png"]
 
 
+def test_pictures_deep_in_a_jobs_folder_make_no_book_of_the_root(tmp_path: Path) -> None:
+    picture(tmp_path / "one" / "deep" / "er" / "a.png")
+    make_job(tmp_path / "one")
+
+    assert [book.folder.name for book in find_books([tmp_path])] == ["one"]
+
+
 def test_a_job_of_an_earlier_version_is_told(tmp_path: Path) -> None:
     settings = make_job(tmp_path)
     (settings.state / JOB_FILE).write_text("{}")

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
 from gateway.conftest import CAPTION
-from gateway.reviewing import GOOD, LOOP, glitched, job_of, latest, make_job, picture, write_journal
+from gateway.reviewing import (
+    GOOD,
+    LOOP,
+    glitched,
+    job_of,
+    latest,
+    make_job,
+    picture,
+    row,
+    write_journal,
+)
 from playwright.async_api import Browser, Page, Route, ViewportSize, expect
+
+from joycap_vllm.job.journal import Journal
 
 from .conftest import DESKTOP, PHONE
 
@@ -136,6 +149,8 @@ async def test_a_second_tab_may_undo_what_the_first_one_does_not_know_of(
 ) -> None:
     make_job(folder)
     other = await open_tab.context.new_page()
+    news = Held()
+    await open_tab.route("**/status", news)  # however long the steps below take
     for page in (open_tab, other):
         await page.goto(page_at)
     await open_tab.get_by_label("Caption", exact=True).fill("One.")
@@ -152,8 +167,29 @@ async def test_a_second_tab_may_undo_what_the_first_one_does_not_know_of(
     await expect(open_tab.locator("#say")).to_have_text("Undone: bad 1.png.")
     await open_tab.get_by_role("button", name="Undo").click()
     await expect(open_tab.locator("#say")).to_have_text("Undone: bad 0.png.")
+    news.free.set()
 
     assert list(folder.glob("bad *.txt")) == []
+
+
+async def test_what_a_job_did_meanwhile_can_be_looked_at(
+    tab: Page, page_at: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_job(folder)
+    monkeypatch.setattr("joycap_vllm.gateway.review.session._FRESH", 0.0)
+    await tab.goto(page_at)
+    await expect(tab.locator(".tile").filter(has_text="repetition")).to_have_count(2)
+    look = tab.get_by_role("button", name="Look again")
+    await expect(look).to_be_hidden()
+    async with Journal(settings.state):
+        await expect(look).to_be_visible(timeout=20_000)
+        write_journal(folder, [row("bad 0.png", settings, t=time.time())], number=2)
+        await look.click()
+        await expect(tab.locator(".tile").filter(has_text="repetition")).to_have_count(1)
+    await expect(tab.locator("#busy")).to_be_hidden(timeout=20_000)
+    await look.click()
+
+    await expect(look).to_be_hidden()
 
 
 async def test_undo_may_be_pressed_faster_than_it_is_done(
@@ -170,6 +206,27 @@ async def test_undo_may_be_pressed_faster_than_it_is_done(
     await expect(tab.locator(".tile").filter(has_text="repetition")).to_have_count(3)
     assert list(folder.glob("bad *.txt")) == []
     assert latest(folder, "bad 0.png")["outcome"] == "glitched"
+
+
+async def test_keys_right_after_a_save_are_no_words_of_the_caption(
+    tab: Page, page_at: str, folder: Path
+) -> None:
+    make_job(folder)
+    held = Held()
+    await tab.route("**/edit", held)
+    await tab.goto(page_at)
+    caption = tab.get_by_label("Caption", exact=True)
+    await expect(caption).to_have_value(LOOP)
+    await tab.keyboard.press("e")
+    await caption.fill("Typed by hand.")
+    for key in ("Control+Enter", "j", "k", "u"):
+        await tab.keyboard.press(key)
+    await held.arrived.wait()
+    await expect(caption).to_have_value("Typed by hand.")
+    held.free.set()
+
+    await expect(tab.locator("#say")).to_have_text("Undone: bad 0.png.")
+    await expect(caption).to_have_value(LOOP)
 
 
 async def test_words_that_could_not_be_saved_are_led_back_to(
@@ -193,6 +250,39 @@ async def test_words_that_could_not_be_saved_are_led_back_to(
 
     await expect(open_tab.locator("#left")).to_be_hidden()
     assert (folder / "bad 0.txt").read_text() == "Not lost."
+
+
+async def test_words_outlive_the_session_that_they_were_typed_in(
+    open_tab: Page, page_at: str, folder: Path
+) -> None:
+    make_job(folder)
+    await open_tab.goto(page_at)
+    for door in ("edit", "status"):
+        await open_tab.route(f"**/{door}", lambda route: route.fulfill(status=401, body="{}"))
+    caption = open_tab.get_by_label("Caption", exact=True)
+    await caption.fill("Not lost.")
+    await open_tab.get_by_role("button", name="Save").click()
+    await expect(open_tab.locator("#say")).to_have_text("You are logged out.")
+    login = open_tab.get_by_role("link", name="Log in")
+    await expect(login).to_have_attribute("target", "_blank")
+    await open_tab.unroute_all()
+    await open_tab.get_by_role("button", name="Save").click()
+    await expect(open_tab.locator("#say")).to_have_text("Saved.")
+
+    await expect(login).to_be_hidden()
+    assert (folder / "bad 0.txt").read_text() == "Not lost."
+
+
+async def test_who_has_typed_nothing_is_led_to_the_login(
+    open_tab: Page, page_at: str, folder: Path
+) -> None:
+    make_job(folder)
+    await open_tab.goto(page_at)
+    await open_tab.route("**/login**", lambda route: route.fulfill(status=200, body="log in"))
+    await open_tab.route("**/view?**", lambda route: route.fulfill(status=401, body="{}"))
+    await open_tab.get_by_label("Search").fill("good")
+
+    await open_tab.wait_for_url("**/login?next=%2Freview%2F*")
 
 
 async def test_after_a_search_the_grid_lies_beside_the_detail(

@@ -163,6 +163,21 @@ async def test_who_is_not_logged_in_is_sent_to_the_login(open_tab: Page, studio:
     await open_tab.wait_for_url("**/login?next=%2F")
 
 
+async def test_captions_outlive_the_session_that_they_were_asked_in(
+    open_tab: Page, studio: str
+) -> None:
+    await open_tab.goto(studio)
+    await choose(open_tab, picture("first.png"))
+    await expect(card(open_tab, "first.png").locator(".text")).to_have_text(CAPTION)
+    await open_tab.route("**/studio/*", lambda route: route.fulfill(status=401, body="{}"))
+    await choose(open_tab, picture("second.png", "blue"))
+
+    await expect(card(open_tab, "second.png").locator(".fault")).to_have_text(
+        "You are logged out. Log in at /login in another tab, then ask again."
+    )
+    await expect(card(open_tab, "first.png").locator(".text")).to_have_text(CAPTION)
+
+
 async def test_an_empty_own_prompt_or_a_wrong_number_is_asked_for_first(
     tab: Page, studio: str, upstream: Upstream
 ) -> None:

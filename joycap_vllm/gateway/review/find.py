@@ -85,9 +85,9 @@ def _below(root: Path, inside: Inside) -> Iterator[Found]:
         return
     else:
         plain = True
-    pictures, waiting, looked = False, [root], 0
+    pictures, waiting, looked = False, [(root, plain)], 0
     while waiting and looked < _FOLDERS:
-        folder, looked = waiting.pop(), looked + 1
+        (folder, loose), looked = waiting.pop(), looked + 1
         try:
             with os.scandir(folder) as entries:
                 inner = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
@@ -96,9 +96,10 @@ def _below(root: Path, inside: Inside) -> Iterator[Found]:
         state = folder / ".joycap"
         if folder != root and _is_job(state, inside):
             yield _found("job", folder, state)
-        else:
-            pictures = pictures or (plain and bool(image_names(folder)))
-        waiting += [folder / name for name in reversed(inner) if not name.startswith(".")]
+            loose = False  # what lies deeper is the job's too
+        pictures = pictures or (loose and bool(image_names(folder)))
+        inner = [name for name in reversed(inner) if not name.startswith(".")]
+        waiting += [(folder / name, loose) for name in inner]
     if pictures:
         yield _found("folder", root, away)
 

@@ -10,17 +10,6 @@ export class Refused extends Error {
   }
 }
 
-async function answered(reply) {
-  if (reply.status === 401) {
-    const here = location.pathname + location.search;
-    location.assign(`/login?next=${encodeURIComponent(here)}`);
-    return new Promise(() => {}); // the page is on its way out
-  }
-  const body = await reply.json().catch(() => null);
-  if (!reply.ok) throw new Refused(reply.status, body);
-  return body;
-}
-
 async function reached(address, options) {
   try {
     return await fetch(address, options);
@@ -31,13 +20,16 @@ async function reached(address, options) {
 }
 
 export class Api {
-  constructor(book) {
+  // `loggedOut(out)` is told whether the gateway knows the person no more; true, if the page stays
+  // all the same.
+  constructor(book, { loggedOut }) {
     this.base = `/review/${book}`;
+    this.loggedOut = loggedOut;
   }
 
   async get(what, values = {}, signal = undefined) {
     const query = new URLSearchParams(values);
-    return answered(await reached(`${this.base}/${what}?${query}`, { signal }));
+    return this.answered(await reached(`${this.base}/${what}?${query}`, { signal }));
   }
 
   async post(what, body) {
@@ -45,7 +37,20 @@ export class Api {
     const text = JSON.stringify(body);
     const keepalive = text.length < 10000; // it arrives even if the page is left meanwhile
     const sent = { method: "POST", headers, body: text, keepalive };
-    return answered(await reached(`${this.base}/${what}`, sent));
+    return this.answered(await reached(`${this.base}/${what}`, sent));
+  }
+
+  async answered(reply) {
+    if (reply.status === 401) {
+      if (this.loggedOut(true)) throw new Refused(401, { error: { message: "You are logged out." } });
+      const here = location.pathname + location.search;
+      location.assign(`/login?next=${encodeURIComponent(here)}`);
+      return new Promise(() => {}); // the page is on its way out
+    }
+    this.loggedOut(false);
+    const body = await reply.json().catch(() => null);
+    if (!reply.ok) throw new Refused(reply.status, body);
+    return body;
   }
 
   picture(item, side) {

@@ -42,8 +42,9 @@ export function listen({ detail, grid, step, undo, close, isOpen, isPhone }) {
     else if (isOpen() && isPhone()) close();
   }
 
-  async function save() {
-    await detail.save();
+  // Without waiting: the keys that follow at once are no words of the caption.
+  function save() {
+    detail.save();
     $("grid").focus({ preventScroll: true });
   }
 

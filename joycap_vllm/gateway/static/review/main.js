@@ -13,11 +13,17 @@ const TYPING = 200; // milliseconds without a key before a search begins
 const POLL = 5000; // milliseconds between two looks at what a job is doing
 const READING = 500;
 
-const api = new Api($("review").dataset.book);
+const api = new Api($("review").dataset.book, {
+  loggedOut: (out) => {
+    $("out").hidden = !(out && changes.busy);
+    return !$("out").hidden;
+  },
+});
 let view = "";
 let status = { undo: null, facets: null };
 let asked = 0;
 let loaded = Infinity; // captions that there were when the view was made
+let worked = false; // whether a job was at work since
 
 function say(text) {
   $("say").textContent = sentence(text);
@@ -66,8 +72,9 @@ function tell(news) {
   $("busy").hidden = !news.busy;
   const { facets } = news;
   const more = facets.total - loaded;
-  $("more").textContent = `Show ${more.toLocaleString()} new`;
-  $("more").hidden = more <= 0;
+  worked ||= Boolean(news.busy);
+  $("more").textContent = more > 0 ? `Show ${more.toLocaleString()} new` : "Look again";
+  $("more").hidden = more <= 0 && !worked;
   options("outcome", "All outcomes", { ...pick(facets.outcomes), ...(facets.edited ? { edited: ["By hand", facets.edited] } : {}) });
   options("glitch", "All kinds", counted(facets.glitches));
   options("prompt", "All types", counted(facets.prompts));
@@ -106,6 +113,7 @@ async function load(at = 0) {
     }
     view = found.view;
     loaded = found.facets.total;
+    worked = false;
     tell(found);
     $("count").textContent = found.total === 1 ? "1 caption" : `${found.total.toLocaleString()} captions`;
     $("empty-why").textContent = found.facets.total ? "No caption is like that." : "There are no captions here yet.";

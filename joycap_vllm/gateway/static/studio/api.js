@@ -9,6 +9,13 @@ export class Refused extends Error {
   }
 }
 
+let keeps = () => false;
+
+/** `holds()` says whether the page holds what leaving it for the login would lose. */
+export function stayWhile(holds) {
+  keeps = holds;
+}
+
 /** Posts JSON; throws Refused, or an AbortError once the signal says so. */
 export async function post(path, body, signal) {
   let response;
@@ -25,6 +32,7 @@ export async function post(path, body, signal) {
     throw new Refused("The gateway cannot be reached. Is joycap gateway still running?", 0);
   }
   if (response.status === 401) {
+    if (keeps()) throw new Refused("You are logged out. Log in at /login in another tab, then ask again.", 401);
     location.assign("/login?next=" + encodeURIComponent(location.pathname));
   }
   if (!response.ok) throw await refusal(response);

@@ -1,5 +1,6 @@
 // The studio: ties the form, the pictures and the queue together.
 
+import { stayWhile } from "/static/studio/api.js";
 import { copy, download, fileNames, oneLine, zip } from "/static/studio/files.js";
 import { listen } from "/static/studio/intake.js";
 import { Picture } from "/static/studio/picture.js";
@@ -124,6 +125,9 @@ form.addEventListener("input", (event) => {
   else changed();
 });
 form.addEventListener("submit", (event) => event.preventDefault());
+for (const part of form.querySelectorAll("details")) {
+  part.addEventListener("toggle", () => part.open && part.scrollIntoView({ block: "nearest" }));
+}
 at("auto").addEventListener("change", changed);
 at("fold").addEventListener("click", () => fold(form, !form.classList.contains("open")));
 at("defaults").addEventListener("click", () => {
@@ -146,6 +150,7 @@ document.addEventListener("keydown", (event) => {
 addEventListener("beforeunload", (event) => {
   if (queue.size > 0 || pictures.some((picture) => picture.untaken)) event.preventDefault();
 });
+stayWhile(() => pictures.some((picture) => picture.untaken));
 listen({ drop: at("drop"), choose: at("choose"), input: at("files"), take: add });
 
 at("auto").checked = recall(form).auto !== false;
