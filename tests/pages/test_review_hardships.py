@@ -12,6 +12,8 @@ from playwright.async_api import Browser, Page, Route, ViewportSize, expect
 
 from .conftest import DESKTOP, PHONE
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # the browser's
+
 
 class Held:
     """Requests to a route that wait until they may go on."""
@@ -26,9 +28,9 @@ class Held:
 
 
 async def test_words_typed_while_others_are_saved_stay_and_are_saved_too(
-    tab: Page, page_at: str, folder: Path
+    tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     held = Held()
     await tab.route("**/edit", held)
     await tab.goto(page_at)
@@ -44,13 +46,13 @@ async def test_words_typed_while_others_are_saved_stay_and_are_saved_too(
         held.free.set()
     await expect(caption).to_have_value("First. Second.")
 
-    assert (folder / "bad 0.txt").read_text() == "First. Second."
+    assert (pictures / "bad 0.txt").read_text() == "First. Second."
 
 
 async def test_words_typed_while_others_are_saved_stay_though_nobody_saves_them(
-    tab: Page, page_at: str, folder: Path
+    tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     held = Held()
     await tab.route("**/edit", held)
     await tab.goto(page_at)
@@ -64,19 +66,19 @@ async def test_words_typed_while_others_are_saved_stay_though_nobody_saves_them(
     await expect(tab.locator("#say")).to_have_text("Saved.")
 
     await expect(caption).to_have_value("Second.")
-    assert (folder / "bad 0.txt").read_text() == "First."
+    assert (pictures / "bad 0.txt").read_text() == "First."
     await tab.keyboard.press("Escape")
     await expect(caption).to_have_value("First.")
 
 
 async def test_write_mine_writes_what_the_box_says_by_then(
-    open_tab: Page, page_at: str, folder: Path
+    open_tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     await open_tab.goto(f"{page_at}?text=good+0")
     caption = open_tab.get_by_label("Caption", exact=True)
     await expect(caption).to_have_value(GOOD)
-    (folder / "good 0.txt").write_text("Somebody else's.")
+    (pictures / "good 0.txt").write_text("Somebody else's.")
     await caption.fill("Mine.")
     await open_tab.get_by_role("button", name="Save").click()
     await expect(open_tab.locator("#conflict-text")).to_have_text("Somebody else's.")
@@ -84,13 +86,13 @@ async def test_write_mine_writes_what_the_box_says_by_then(
     await open_tab.get_by_role("button", name="Write mine").click()
     await expect(open_tab.locator("#say")).to_have_text("Saved.")
 
-    assert (folder / "good 0.txt").read_text() == "Mine, and better."
+    assert (pictures / "good 0.txt").read_text() == "Mine, and better."
 
 
 async def test_an_answer_kept_while_words_were_typed_loses_neither(
-    tab: Page, page_at: str, folder: Path
+    tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     held = Held()
     await tab.route("**/again", held)
     await tab.goto(page_at)
@@ -105,17 +107,17 @@ async def test_an_answer_kept_while_words_were_typed_loses_neither(
     await tab.get_by_role("button", name="Keep this one").click()
     await expect(tab.locator("#say")).to_have_text("The new answer is kept.")
     await expect(caption).to_have_value(CAPTION)
-    assert (folder / "bad 0.txt").read_text() == CAPTION
+    assert (pictures / "bad 0.txt").read_text() == CAPTION
     await tab.get_by_role("button", name="Undo").click()
 
     await expect(caption).to_have_value("My own words.")
-    assert (folder / "bad 0.txt").read_text() == "My own words."
+    assert (pictures / "bad 0.txt").read_text() == "My own words."
 
 
 async def test_an_answer_waits_where_it_was_asked_for(
-    tab: Page, page_at: str, folder: Path
+    tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     held = Held()
     await tab.route("**/again", held)
     await tab.goto(page_at)
@@ -132,9 +134,9 @@ async def test_an_answer_waits_where_it_was_asked_for(
 
 
 async def test_a_second_tab_may_undo_what_the_first_one_does_not_know_of(
-    open_tab: Page, page_at: str, folder: Path
+    open_tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     other = await open_tab.context.new_page()
     for page in (open_tab, other):
         await page.goto(page_at)
@@ -147,19 +149,19 @@ async def test_a_second_tab_may_undo_what_the_first_one_does_not_know_of(
     await expect(other.locator("#say")).to_have_text("Saved.")
     await open_tab.get_by_role("button", name="Undo").click()
     await expect(open_tab.locator("#say")).to_contain_text("take back that of bad 1.png")
-    assert (folder / "bad 1.txt").read_text() == "Two."
+    assert (pictures / "bad 1.txt").read_text() == "Two."
     await open_tab.get_by_role("button", name="Undo").click()
     await expect(open_tab.locator("#say")).to_have_text("Undone: bad 1.png.")
     await open_tab.get_by_role("button", name="Undo").click()
     await expect(open_tab.locator("#say")).to_have_text("Undone: bad 0.png.")
 
-    assert list(folder.glob("bad *.txt")) == []
+    assert list(pictures.glob("bad *.txt")) == []
 
 
 async def test_undo_may_be_pressed_faster_than_it_is_done(
-    tab: Page, page_at: str, folder: Path
+    tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder, bad=3)
+    make_job(pictures, bad=3)
     await tab.goto(page_at)
     await expect(tab.get_by_label("Caption", exact=True)).to_have_value(LOOP)
     for key in "ajajauuu":
@@ -168,14 +170,14 @@ async def test_undo_may_be_pressed_faster_than_it_is_done(
     await expect(tab.locator("#say")).to_have_text("Undone: bad 0.png.")
     await expect(tab.locator("#undo")).to_be_disabled()
     await expect(tab.locator(".tile").filter(has_text="repetition")).to_have_count(3)
-    assert list(folder.glob("bad *.txt")) == []
-    assert latest(folder, "bad 0.png")["outcome"] == "glitched"
+    assert list(pictures.glob("bad *.txt")) == []
+    assert latest(pictures, "bad 0.png")["outcome"] == "glitched"
 
 
 async def test_words_that_could_not_be_saved_are_led_back_to(
-    open_tab: Page, page_at: str, folder: Path
+    open_tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     await open_tab.route("**/edit", lambda route: route.abort())
     await open_tab.goto(page_at)
     caption = open_tab.get_by_label("Caption", exact=True)
@@ -192,13 +194,13 @@ async def test_words_that_could_not_be_saved_are_led_back_to(
     await expect(open_tab.locator("#say")).to_have_text("Saved.")
 
     await expect(open_tab.locator("#left")).to_be_hidden()
-    assert (folder / "bad 0.txt").read_text() == "Not lost."
+    assert (pictures / "bad 0.txt").read_text() == "Not lost."
 
 
 async def test_after_a_search_the_grid_lies_beside_the_detail(
-    tab: Page, page_at: str, folder: Path
+    tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder, good=12)
+    make_job(pictures, good=12)
     await tab.goto(page_at)
     await tab.get_by_label("Search").fill("good")
     await expect(tab.locator("#count")).to_have_text("12 captions")
@@ -211,9 +213,9 @@ async def test_after_a_search_the_grid_lies_beside_the_detail(
 
 
 async def test_on_a_phone_back_closes_the_caption_and_then_leaves(
-    browser: Browser, page_at: str, folder: Path
+    browser: Browser, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     phone = await browser.new_context(viewport=PHONE, has_touch=True, is_mobile=True)
     page = await phone.new_page()
     await page.goto(page_at.removesuffix("/review"))
@@ -228,7 +230,7 @@ async def test_on_a_phone_back_closes_the_caption_and_then_leaves(
     await page.get_by_role("option", name="bad 0.png").tap()
     await page.get_by_role("button", name="Back").tap()
     await expect(page.locator("#detail")).to_be_hidden()
-    assert (folder / "bad 0.txt").read_text() == "From a phone."
+    assert (pictures / "bad 0.txt").read_text() == "From a phone."
     await page.go_back()
     await expect(page).to_have_title("Studio · joycap")
     await phone.close()
@@ -236,13 +238,13 @@ async def test_on_a_phone_back_closes_the_caption_and_then_leaves(
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 async def test_very_long_names_and_texts_leave_the_controls_in_sight(
-    tab: Page, page_at: str, folder: Path, size: ViewportSize
+    tab: Page, page_at: str, pictures: Path, size: ViewportSize
 ) -> None:
     name = "a_very_long_name_that_never_ends_" * 6 + ".png"
-    picture(folder / name)
-    settings = job_of(folder, [name])
-    write_journal(folder, [glitched(name, settings, caption="x" * 2000, why="y" * 2000)])
-    (folder / name).with_suffix(".txt").write_text("z" * 2000)
+    picture(pictures / name)
+    settings = job_of(pictures, [name])
+    write_journal(pictures, [glitched(name, settings, caption="x" * 2000, why="y" * 2000)])
+    (pictures / name).with_suffix(".txt").write_text("z" * 2000)
     await tab.set_viewport_size(size)
     await tab.goto(page_at)
     await tab.locator(".tile").click()
@@ -255,9 +257,9 @@ async def test_very_long_names_and_texts_leave_the_controls_in_sight(
 
 
 async def test_a_search_that_finds_nothing_leads_back_to_all(
-    tab: Page, page_at: str, folder: Path
+    tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     await tab.goto(f"{page_at}?outcome=glitched&text=nothing+like+it")
     await expect(tab.locator("#empty")).to_contain_text("No caption is like that.")
     await tab.get_by_role("button", name="Show all captions").click()
