@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import io
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpcore2
 import httpx2
 import orjson
 import pybase64
@@ -29,6 +31,9 @@ from joycap_vllm.gateway.context import Context, Limits
 from .reviewing import Reader
 from .toolkit_calls import draw
 from prompt_server import serving_app
+
+# Whom https trusts, which each client would read anew in 20 ms of CPU.
+_trusted = functools.cache(httpcore2.default_ssl_context)
 
 CAPTION = "A red circle lies in the middle of a plain white ground."
 
@@ -183,6 +188,11 @@ async def service(
         httpx2.AsyncClient(base_url=url, timeout=20) as client,
     ):
         yield client
+
+
+@pytest.fixture(autouse=True)
+def _read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(httpcore2, "default_ssl_context", _trusted)
 
 
 @pytest.fixture(autouse=True)
