@@ -15,6 +15,9 @@ from fault_server import FaultServer, serving
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it runs in the background so, and all children would ignore Ctrl-C too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # So does nohup; a handler that does nothing is not handed down.
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 # With this each of several hundred processes would compile the package for itself.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
