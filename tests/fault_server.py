@@ -140,6 +140,8 @@ class FaultServer:
 
     async def _shut(self) -> None:
         self._server.close()
+        for _ in range(4):
+            await asyncio.sleep(0)  # what was accepted just now becomes a connection that is closed
         for writer in self._connections:
             writer.transport.abort()
         rest = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]

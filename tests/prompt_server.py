@@ -34,6 +34,8 @@ class PromptServer(uvicorn.Server):
         """As uvicorn's own, in no more time than it takes."""
         for listener in (*self.servers, *(sockets or ())):
             listener.close()
+        for _ in range(3):
+            await asyncio.sleep(0)  # what was accepted just now becomes a connection that is closed
         for connection in list(self.server_state.connections):
             connection.shutdown()
         with contextlib.suppress(TimeoutError):
