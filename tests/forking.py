@@ -7,6 +7,7 @@ it signals as a terminal does, start it as users do.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -26,6 +27,7 @@ CONTEXT.set_forkserver_preload([
     # What the first request and the first picture would import.
     "httpcore2", "anyio._backends._asyncio", "joycap_vllm.images.decoders", "PIL.BmpImagePlugin",
     "PIL.GifImagePlugin", "PIL.JpegImagePlugin", "PIL.PngImagePlugin", "PIL.PpmImagePlugin",
+    "pillow_heif", "pillow_jxl",
 ])  # fmt: skip
 
 
@@ -91,6 +93,7 @@ def _work(
     environment: Mapping[str, str],
     outputs: Sequence[Path],
 ) -> None:
+    gc.freeze()  # what was imported is no garbage, and to look at it copies its memory
     before()
     os.environ.clear()
     os.environ.update(environment)

@@ -19,11 +19,13 @@ class Pulse:
     Args:
         every: Seconds between two looks.
         deaf: Looks in a row at which it answers nothing, after which it is given up.
+        look: Seconds that an answer to a look may take.
         patience: Seconds that it may take for a single token, where meanwhile nobody else gets one.
     """
 
     every: float = 30.0
     deaf: int = 3
+    look: float = 10.0
     patience: float = 300.0
 
 
@@ -40,7 +42,7 @@ async def until_hung(base_url: str, model: str, api_key: str | None, pulse: Puls
     """
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     silent, before = 0, ""
-    async with httpx2.AsyncClient(headers=headers, timeout=10.0, trust_env=False) as client:
+    async with httpx2.AsyncClient(headers=headers, timeout=pulse.look, trust_env=False) as client:
         while True:
             await asyncio.sleep(pulse.every)
             counts = await _counts(client, base_url)

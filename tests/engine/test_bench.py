@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
 def test_a_bench_beside_vllm_bench_serve_has_figures_of_both(engine: Engine) -> None:
     words = (
-        "bench", "--base-url", engine.url, "--concurrency", "8", "--seconds", "1", "--json",
+        "bench", "--base-url", engine.url, "--concurrency", "8", "--seconds", "2", "--json",
         "--compare-vllm-bench",
     )  # fmt: skip
     done = run_joycap(words, timeout=200)  # vllm bench serve imports torch, four times

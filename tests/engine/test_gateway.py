@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import io
 import itertools
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,7 +16,6 @@ import ollama
 import orjson
 import pybase64
 import pytest
-import uvicorn
 from openai import AsyncOpenAI
 from PIL import Image, ImageDraw
 from recipes.asking import CLIENTS, asked_by
@@ -27,6 +25,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from .conftest import Engine, free_port
+from prompt_server import serving_app
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -46,17 +45,11 @@ class Spoiling:
     async def serving(self) -> AsyncIterator[str]:
         """Its base URL, while it is served."""
         ways = [Route("/{path:path}", self._pass, methods=["GET", "POST"])]
-        listener = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(
-            Starlette(routes=ways), log_level="critical", timeout_graceful_shutdown=1
-        )
-        server = uvicorn.Server(config)
-        async with httpx2.AsyncClient(base_url=self._root, timeout=60) as self._client:
-            task = asyncio.create_task(server.serve(sockets=[listener]))
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-            server.should_exit = True
-            await task
-        listener.close()
+        async with (
+            httpx2.AsyncClient(base_url=self._root, timeout=60) as self._client,
+            serving_app(Starlette(routes=ways)) as url,
+        ):
+            yield f"{url}/v1"
 
     async def _pass(self, request: Request) -> Response:
         kind = {"Content-Type": request.headers.get("content-type", "")}

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import io
-import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpcore2
 import httpx2
 import orjson
 import pybase64
 import pytest
-import uvicorn
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -30,6 +30,10 @@ from joycap_vllm.gateway.context import Context, Limits
 
 from .reviewing import Reader
 from .toolkit_calls import draw
+from prompt_server import serving_app
+
+# Whom https trusts, which each client would read anew in 20 ms of CPU.
+_trusted = functools.cache(httpcore2.default_ssl_context)
 
 CAPTION = "A red circle lies in the middle of a plain white ground."
 USAGE = {"prompt_tokens": 800, "completion_tokens": 20}
@@ -113,24 +117,9 @@ async def _gone(request: Request) -> None:
         pass
 
 
-@contextlib.asynccontextmanager
-async def serving(app: Starlette) -> AsyncIterator[str]:
-    """Serves an application on a free port; yields its address."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, lifespan="off", log_level="critical", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await task
-        listener.close()
-
-
 @pytest.fixture
 def serve() -> Callable[[Starlette], contextlib.AbstractAsyncContextManager[str]]:
-    return serving
+    return serving_app
 
 
 @pytest.fixture
@@ -143,13 +132,16 @@ async def captioner(upstream: Upstream) -> AsyncIterator[Captioner]:
     options = CaptionerOptions(
         retries=2, workers=1, check=False, fleet=FleetOptions(concurrency=4, patience=0.5)
     )
-    async with serving(upstream.app) as url, Captioner(f"{url}/v1", options=options) as captioner:
+    async with (
+        serving_app(upstream.app) as url,
+        Captioner(f"{url}/v1", options=options) as captioner,
+    ):
         yield captioner
 
 
 @pytest.fixture
 async def gateway(captioner: Captioner) -> AsyncIterator[str]:
-    async with serving(make_app(Context(captioner, limits=Limits(body=200_000)))) as url:
+    async with serving_app(make_app(Context(captioner, limits=Limits(body=200_000)))) as url:
         yield url
 
 
@@ -212,14 +204,19 @@ async def service(
         ai_toolkit=True,
     )
     async with (
-        serving(make_app(context)) as url,
+        serving_app(make_app(context)) as url,
         httpx2.AsyncClient(base_url=url, timeout=20) as client,
     ):
         yield client
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(httpcore2, "default_ssl_context", _trusted)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pyarrow.parquet as pq
 import pytest
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from outputs.exports import samples
 
 from joycap_vllm.errors import UsageError
 from joycap_vllm.job import export_job, load_job
@@ -188,10 +188,9 @@ def test_an_image_that_is_gone_is_told_and_is_no_success(tmp_path: Path) -> None
 def test_shards_hold_the_images_themselves(done: Path, tmp_path: Path) -> None:
     finished = joycap("export", done, "--format", "tar", "--out", tmp_path / "shards")
     (path,) = (tmp_path / "shards").glob("*.tar")
-    with path.open("rb") as stream:
-        samples = list(group_by_keys(tar_file_expander([{"url": "", "stream": stream}])))
+    found = samples(path)
 
-    assert {s["__key__"]: s["png"] for s in samples} == {
+    assert {s["__key__"]: s["png"] for s in found} == {
         "p 0": (done / "p 0.png").read_bytes(),
         "ü/deep/p 2": (done / "ü" / "deep" / "p 2.png").read_bytes(),
     }
@@ -207,10 +206,9 @@ def test_images_that_share_a_stem_are_samples_of_their_own(
     (tmp_path / "a.b.png").write_bytes(second.read_bytes())
     caption(tmp_path, server, "--no-check")
     joycap("export", tmp_path, "--format", "tar")
-    with (tmp_path / "shards" / "000000.tar").open("rb") as stream:
-        samples = list(group_by_keys(tar_file_expander([{"url": "", "stream": stream}])))
+    found = samples(tmp_path / "shards" / "000000.tar")
 
-    assert len({sample["__key__"] for sample in samples}) == len(samples) == 5
+    assert len({sample["__key__"] for sample in found}) == len(found) == 5
 
 
 def test_the_same_journal_makes_the_same_files(done: Path, tmp_path: Path) -> None:

@@ -35,3 +35,12 @@ def image(
     key: str, captions: dict[str, str], path: Path | None = None, **outcomes: dict[str, Any]
 ) -> CaptionedImage:
     return CaptionedImage(key, captions, {p: record(p) for p in captions} | outcomes, path)
+
+
+def samples(path: Path) -> list[dict[str, Any]]:
+    """As webdataset takes a shard apart; it leaves files open that it opens itself."""
+    # Here, since it imports torch, and only few tests need it.
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    with path.open("rb") as stream:
+        return list(group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}])))

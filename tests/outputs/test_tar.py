@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from joycap_vllm.errors import OutputError
 from joycap_vllm.outputs import (
@@ -25,7 +24,7 @@ from joycap_vllm.outputs import (
     tar,
 )
 
-from .exports import TEXTS, image
+from .exports import TEXTS, image, samples
 
 MEMBER = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 Files = list[tuple[str, bytes]]
@@ -66,12 +65,6 @@ def mirrored(
 def members(path: Path) -> Files:
     with tarfile.open(path) as found:
         return [(m.name, (found.extractfile(m) or io.BytesIO()).read()) for m in found]
-
-
-def samples(path: Path) -> list[dict[str, Any]]:
-    """As webdataset takes a shard apart; it leaves files open that it opens itself."""
-    with path.open("rb") as stream:
-        return list(group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}])))
 
 
 def test_a_shard_is_copied_with_a_caption_beside_each_image(tmp_path: Path) -> None:

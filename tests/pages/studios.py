@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-from collections.abc import AsyncIterator
 
-from gateway.conftest import Upstream, serving
 from PIL import Image
 from playwright.async_api import FilePayload, Locator, Page
 
-from joycap_vllm import Captioner, CaptionerOptions
-from joycap_vllm.fleet import FleetOptions
-from joycap_vllm.gateway.app import make_app
-from joycap_vllm.gateway.context import Context, Limits
-
 LOOP = "red circle, " * 60
-
-
-@contextlib.asynccontextmanager
-async def served(upstream: Upstream) -> AsyncIterator[str]:
-    """The address of a gateway that takes 200 kB."""
-    options = CaptionerOptions(
-        retries=2, workers=1, check=False, fleet=FleetOptions(concurrency=8, patience=0.5)
-    )
-    async with (
-        serving(upstream.app) as url,
-        Captioner(f"{url}/v1", options=options) as captioner,
-        serving(make_app(Context(captioner, limits=Limits(body=200_000)))) as gateway,
-    ):
-        yield gateway
 
 
 def picture(name: str = "boat.png", colour: str = "red") -> FilePayload:

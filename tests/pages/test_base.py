@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from playwright.async_api import Page
 
 import joycap_vllm.gateway
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # the browser's
 STATIC = Path(joycap_vllm.gateway.__file__).parent / "static"
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from importlib.resources import files
 
 import pytest
-import uvicorn
 from playwright.async_api import Browser, Page
 from stub_server import StubOptions, stub
 
@@ -18,20 +15,19 @@ from joycap_vllm.gateway.app import make_app
 from joycap_vllm.gateway.context import Context
 from joycap_vllm.gateway.keys import Key, Keyring
 
+from prompt_server import serving_app
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # the browser's
 AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
 
 
 @contextlib.asynccontextmanager
 async def keyed_gateway() -> AsyncIterator[str]:
-    listener = socket.create_server(("127.0.0.1", 0))
     with stub(StubOptions()) as upstream:
         async with Captioner(upstream.url, options=CaptionerOptions(check=False)) as captioner:
             app = make_app(Context(captioner, keys=Keyring(Key("me", b"alpha"))))
-            server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="critical"))
-            task = asyncio.create_task(server.serve(sockets=[listener]))
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-            server.should_exit = True
-            await task
+            async with serving_app(app) as url:
+                yield url
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])

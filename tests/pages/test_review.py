@@ -23,13 +23,14 @@ from playwright.async_api import Browser, Page, expect
 
 from .conftest import DESKTOP, PHONE
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # the browser's
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 
 
 async def test_a_glitched_caption_is_found_edited_and_the_edit_undone(
-    tab: Page, page_at: str, folder: Path
+    tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     await tab.goto(page_at)
     await expect(tab.locator("#count")).to_have_text("5 captions")
     await tab.get_by_label("Outcome").select_option("glitched")
@@ -39,36 +40,36 @@ async def test_a_glitched_caption_is_found_edited_and_the_edit_undone(
     await tab.get_by_role("button", name="Save").click()
     await expect(tab.locator("#say")).to_have_text("Saved.")
 
-    file = folder / "bad 1.txt"
+    file = pictures / "bad 1.txt"
     assert file.read_text() == "A red square on white."
-    assert latest(folder, "bad 1.png")["caption"] == "A red square on white."
+    assert latest(pictures, "bad 1.png")["caption"] == "A red square on white."
     await expect(tab.get_by_role("option", name="bad 1.png: ok · by hand")).to_be_visible()
 
     await tab.reload()
     await tab.get_by_role("button", name="Undo").click()
     await expect(tab.locator("#say")).to_have_text("Undone: bad 1.png.")
     assert not file.exists()
-    assert latest(folder, "bad 1.png")["outcome"] == "glitched"
+    assert latest(pictures, "bad 1.png")["outcome"] == "glitched"
 
 
 async def test_a_caption_is_asked_again_and_the_answer_kept(
-    tab: Page, page_at: str, folder: Path
+    tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     await tab.goto(page_at)
     await tab.get_by_label("Caption type to ask").select_option("straightforward")
     await tab.get_by_role("button", name="Ask").click()
     await expect(tab.locator("#offer-text")).to_have_text(CAPTION)
-    assert not (folder / "bad 0.txt").exists()
+    assert not (pictures / "bad 0.txt").exists()
     await tab.get_by_role("button", name="Keep this one").click()
     await expect(tab.locator("#chip")).to_have_text("ok · by hand")
 
-    assert (folder / "bad 0.txt").read_text() == CAPTION
-    assert latest(folder, "bad 0.png")["review"]["what"] == "again"
+    assert (pictures / "bad 0.txt").read_text() == CAPTION
+    assert latest(pictures, "bad 0.png")["review"]["what"] == "again"
 
 
-async def test_everything_goes_by_keys_alone(tab: Page, page_at: str, folder: Path) -> None:
-    make_job(folder, good=2)
+async def test_everything_goes_by_keys_alone(tab: Page, page_at: str, pictures: Path) -> None:
+    make_job(pictures, good=2)
     press = tab.keyboard.press
     await tab.goto(page_at)
     caption = tab.get_by_label("Caption", exact=True)
@@ -84,12 +85,12 @@ async def test_everything_goes_by_keys_alone(tab: Page, page_at: str, folder: Pa
     await tab.keyboard.type("By keys.")
     await press("Control+Enter")
     await expect(tab.locator("#say")).to_have_text("Saved.")
-    assert (folder / "bad 1.txt").read_text() == "By keys."
+    assert (pictures / "bad 1.txt").read_text() == "By keys."
     await press("Control+z")
     await expect(tab.locator("#say")).to_have_text("Undone: bad 1.png.")
     await press("u")
     await expect(tab.locator("#say")).to_have_text("Undone: bad 0.png.")
-    assert not (folder / "bad 0.txt").exists()
+    assert not (pictures / "bad 0.txt").exists()
 
     await press("r")
     await expect(tab.locator("#offer")).to_be_visible()
@@ -110,8 +111,8 @@ async def test_everything_goes_by_keys_alone(tab: Page, page_at: str, folder: Pa
     await expect(tab.locator("#name")).to_have_text("good 1.png")
 
 
-async def test_keys_may_come_faster_than_answers(tab: Page, page_at: str, folder: Path) -> None:
-    make_job(folder, good=1, bad=6)
+async def test_keys_may_come_faster_than_answers(tab: Page, page_at: str, pictures: Path) -> None:
+    make_job(pictures, good=1, bad=6)
     await tab.goto(page_at)
     await expect(tab.get_by_label("Caption", exact=True)).to_have_value(LOOP)
     for _ in range(6):
@@ -119,46 +120,46 @@ async def test_keys_may_come_faster_than_answers(tab: Page, page_at: str, folder
         await tab.keyboard.press("j")
     await expect(tab.get_by_role("option", name="ok · by hand")).to_have_count(6)
 
-    assert len(list(folder.glob("bad *.txt"))) == 6
+    assert len(list(pictures.glob("bad *.txt"))) == 6
 
 
-async def test_escape_leaves_the_text_as_it_was(tab: Page, page_at: str, folder: Path) -> None:
-    make_job(folder)
+async def test_escape_leaves_the_text_as_it_was(tab: Page, page_at: str, pictures: Path) -> None:
+    make_job(pictures)
     await tab.goto(page_at)
     await tab.keyboard.press("e")
     await tab.keyboard.type("never said")
     await tab.keyboard.press("Escape")
 
     await expect(tab.get_by_label("Caption", exact=True)).to_have_value(LOOP)
-    assert len(list(journal_rows(folder))) == 5
+    assert len(list(journal_rows(pictures))) == 5
 
 
 async def test_words_that_somebody_else_wrote_meanwhile_are_shown_before_anything_is_lost(
-    window: Any, tab: Page, page_at: str, folder: Path
+    window: Any, tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     quiet = await window.new_page()  # a refused edit is an error in the browser's own log
     await quiet.goto(f"{page_at}?text=good+0")
     caption = quiet.get_by_label("Caption", exact=True)
     await expect(caption).to_have_value(GOOD)
-    (folder / "good 0.txt").write_text("Somebody else's.")
+    (pictures / "good 0.txt").write_text("Somebody else's.")
     await caption.fill("Mine.")
     await quiet.get_by_role("button", name="Save").click()
     await expect(quiet.locator("#conflict-text")).to_have_text("Somebody else's.")
-    assert (folder / "good 0.txt").read_text() == "Somebody else's."
+    assert (pictures / "good 0.txt").read_text() == "Somebody else's."
     await quiet.get_by_role("button", name="Write mine").click()
     await expect(quiet.locator("#say")).to_have_text("Saved.")
 
-    assert (folder / "good 0.txt").read_text() == "Mine."
+    assert (pictures / "good 0.txt").read_text() == "Mine."
 
 
 async def test_only_what_is_in_sight_is_loaded_of_many(
-    tab: Page, page_at: str, folder: Path
+    tab: Page, page_at: str, pictures: Path
 ) -> None:
     names = [f"{number:05}.png" for number in range(20_000)]
-    picture(folder / names[-1])
-    settings = job_of(folder, names[-1:])
-    write_journal(folder, [row(name, settings) for name in names])
+    picture(pictures / names[-1])
+    settings = job_of(pictures, names[-1:])
+    write_journal(pictures, [row(name, settings) for name in names])
     asked: list[str] = []
     tab.on("request", lambda sent: asked.append(sent.url))
     await tab.goto(page_at)
@@ -173,9 +174,9 @@ async def test_only_what_is_in_sight_is_loaded_of_many(
 
 
 async def test_on_a_phone_a_caption_is_opened_edited_and_closed(
-    browser: Browser, page_at: str, folder: Path
+    browser: Browser, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     phone = await browser.new_context(viewport=PHONE, has_touch=True, is_mobile=True)
     page = await phone.new_page()
     await page.goto(page_at)
@@ -190,16 +191,16 @@ async def test_on_a_phone_a_caption_is_opened_edited_and_closed(
     wide = await page.evaluate("document.documentElement.scrollWidth")
     await phone.close()
 
-    assert (folder / "bad 0.txt").read_text() == "From a phone."
+    assert (pictures / "bad 0.txt").read_text() == "From a phone."
     assert wide <= PHONE["width"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 async def test_axe_finds_no_serious_fault(
-    browser: Browser, page_at: str, folder: Path, scheme: Any, size: Any
+    browser: Browser, page_at: str, pictures: Path, scheme: Any, size: Any
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     context = await browser.new_context(viewport=size, color_scheme=scheme, bypass_csp=True)
     page = await context.new_page()
     await page.goto(page_at)
@@ -216,9 +217,9 @@ async def test_axe_finds_no_serious_fault(
     assert found["passes"]
 
 
-async def test_the_shelf_has_every_folder(tab: Page, page_at: str, folder: Path) -> None:
-    make_job(folder / "one")
-    make_job(folder / "two")
+async def test_the_shelf_has_every_folder(tab: Page, page_at: str, pictures: Path) -> None:
+    make_job(pictures / "one")
+    make_job(pictures / "two")
     await tab.goto(page_at)
     await tab.get_by_role("link", name="/two").click()
     await expect(tab.locator("#count")).to_have_text("5 captions")

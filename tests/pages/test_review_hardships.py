@@ -25,6 +25,8 @@ from joycap_vllm.job.journal import Journal
 
 from .conftest import DESKTOP, PHONE
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # the browser's
+
 
 class Held:
     """Requests to a route that wait until they may go on."""
@@ -39,9 +41,9 @@ class Held:
 
 
 async def test_words_typed_while_others_are_saved_stay_and_are_saved_too(
-    tab: Page, page_at: str, folder: Path
+    tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     held = Held()
     await tab.route("**/edit", held)
     await tab.goto(page_at)
@@ -57,13 +59,13 @@ async def test_words_typed_while_others_are_saved_stay_and_are_saved_too(
         held.free.set()
     await expect(caption).to_have_value("First. Second.")
 
-    assert (folder / "bad 0.txt").read_text() == "First. Second."
+    assert (pictures / "bad 0.txt").read_text() == "First. Second."
 
 
 async def test_words_typed_while_others_are_saved_stay_though_nobody_saves_them(
-    tab: Page, page_at: str, folder: Path
+    tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     held = Held()
     await tab.route("**/edit", held)
     await tab.goto(page_at)
@@ -77,19 +79,19 @@ async def test_words_typed_while_others_are_saved_stay_though_nobody_saves_them(
     await expect(tab.locator("#say")).to_have_text("Saved.")
 
     await expect(caption).to_have_value("Second.")
-    assert (folder / "bad 0.txt").read_text() == "First."
+    assert (pictures / "bad 0.txt").read_text() == "First."
     await tab.keyboard.press("Escape")
     await expect(caption).to_have_value("First.")
 
 
 async def test_write_mine_writes_what_the_box_says_by_then(
-    open_tab: Page, page_at: str, folder: Path
+    open_tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     await open_tab.goto(f"{page_at}?text=good+0")
     caption = open_tab.get_by_label("Caption", exact=True)
     await expect(caption).to_have_value(GOOD)
-    (folder / "good 0.txt").write_text("Somebody else's.")
+    (pictures / "good 0.txt").write_text("Somebody else's.")
     await caption.fill("Mine.")
     await open_tab.get_by_role("button", name="Save").click()
     await expect(open_tab.locator("#conflict-text")).to_have_text("Somebody else's.")
@@ -97,13 +99,13 @@ async def test_write_mine_writes_what_the_box_says_by_then(
     await open_tab.get_by_role("button", name="Write mine").click()
     await expect(open_tab.locator("#say")).to_have_text("Saved.")
 
-    assert (folder / "good 0.txt").read_text() == "Mine, and better."
+    assert (pictures / "good 0.txt").read_text() == "Mine, and better."
 
 
 async def test_an_answer_kept_while_words_were_typed_loses_neither(
-    tab: Page, page_at: str, folder: Path
+    tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     held = Held()
     await tab.route("**/again", held)
     await tab.goto(page_at)
@@ -118,17 +120,17 @@ async def test_an_answer_kept_while_words_were_typed_loses_neither(
     await tab.get_by_role("button", name="Keep this one").click()
     await expect(tab.locator("#say")).to_have_text("The new answer is kept.")
     await expect(caption).to_have_value(CAPTION)
-    assert (folder / "bad 0.txt").read_text() == CAPTION
+    assert (pictures / "bad 0.txt").read_text() == CAPTION
     await tab.get_by_role("button", name="Undo").click()
 
     await expect(caption).to_have_value("My own words.")
-    assert (folder / "bad 0.txt").read_text() == "My own words."
+    assert (pictures / "bad 0.txt").read_text() == "My own words."
 
 
 async def test_an_answer_waits_where_it_was_asked_for(
-    tab: Page, page_at: str, folder: Path
+    tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     held = Held()
     await tab.route("**/again", held)
     await tab.goto(page_at)
@@ -145,9 +147,9 @@ async def test_an_answer_waits_where_it_was_asked_for(
 
 
 async def test_a_second_tab_may_undo_what_the_first_one_does_not_know_of(
-    open_tab: Page, page_at: str, folder: Path
+    open_tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     other = await open_tab.context.new_page()
     news = Held()
     await open_tab.route("**/status", news)  # however long the steps below take
@@ -162,20 +164,20 @@ async def test_a_second_tab_may_undo_what_the_first_one_does_not_know_of(
     await expect(other.locator("#say")).to_have_text("Saved.")
     await open_tab.get_by_role("button", name="Undo").click()
     await expect(open_tab.locator("#say")).to_contain_text("take back that of bad 1.png")
-    assert (folder / "bad 1.txt").read_text() == "Two."
+    assert (pictures / "bad 1.txt").read_text() == "Two."
     await open_tab.get_by_role("button", name="Undo").click()
     await expect(open_tab.locator("#say")).to_have_text("Undone: bad 1.png.")
     await open_tab.get_by_role("button", name="Undo").click()
     await expect(open_tab.locator("#say")).to_have_text("Undone: bad 0.png.")
     news.free.set()
 
-    assert list(folder.glob("bad *.txt")) == []
+    assert list(pictures.glob("bad *.txt")) == []
 
 
 async def test_what_a_job_did_meanwhile_can_be_looked_at(
-    tab: Page, page_at: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tab: Page, page_at: str, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = make_job(folder)
+    settings = make_job(pictures)
     monkeypatch.setattr("joycap_vllm.gateway.review.session._FRESH", 0.0)
     await tab.goto(page_at)
     await expect(tab.locator(".tile").filter(has_text="repetition")).to_have_count(2)
@@ -183,7 +185,7 @@ async def test_what_a_job_did_meanwhile_can_be_looked_at(
     await expect(look).to_be_hidden()
     async with Journal(settings.state):
         await expect(look).to_be_visible(timeout=20_000)
-        write_journal(folder, [row("bad 0.png", settings, t=time.time())], number=2)
+        write_journal(pictures, [row("bad 0.png", settings, t=time.time())], number=2)
         await look.click()
         await expect(tab.locator(".tile").filter(has_text="repetition")).to_have_count(1)
     await expect(tab.locator("#busy")).to_be_hidden(timeout=20_000)
@@ -193,9 +195,9 @@ async def test_what_a_job_did_meanwhile_can_be_looked_at(
 
 
 async def test_undo_may_be_pressed_faster_than_it_is_done(
-    tab: Page, page_at: str, folder: Path
+    tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder, bad=3)
+    make_job(pictures, bad=3)
     await tab.goto(page_at)
     await expect(tab.get_by_label("Caption", exact=True)).to_have_value(LOOP)
     for key in "ajajauuu":
@@ -204,14 +206,14 @@ async def test_undo_may_be_pressed_faster_than_it_is_done(
     await expect(tab.locator("#say")).to_have_text("Undone: bad 0.png.")
     await expect(tab.locator("#undo")).to_be_disabled()
     await expect(tab.locator(".tile").filter(has_text="repetition")).to_have_count(3)
-    assert list(folder.glob("bad *.txt")) == []
-    assert latest(folder, "bad 0.png")["outcome"] == "glitched"
+    assert list(pictures.glob("bad *.txt")) == []
+    assert latest(pictures, "bad 0.png")["outcome"] == "glitched"
 
 
 async def test_keys_right_after_a_save_are_no_words_of_the_caption(
-    tab: Page, page_at: str, folder: Path
+    tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     held = Held()
     await tab.route("**/edit", held)
     await tab.goto(page_at)
@@ -230,9 +232,9 @@ async def test_keys_right_after_a_save_are_no_words_of_the_caption(
 
 
 async def test_words_that_could_not_be_saved_are_led_back_to(
-    open_tab: Page, page_at: str, folder: Path
+    open_tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     await open_tab.route("**/edit", lambda route: route.abort())
     await open_tab.goto(page_at)
     caption = open_tab.get_by_label("Caption", exact=True)
@@ -249,13 +251,13 @@ async def test_words_that_could_not_be_saved_are_led_back_to(
     await expect(open_tab.locator("#say")).to_have_text("Saved.")
 
     await expect(open_tab.locator("#left")).to_be_hidden()
-    assert (folder / "bad 0.txt").read_text() == "Not lost."
+    assert (pictures / "bad 0.txt").read_text() == "Not lost."
 
 
 async def test_words_outlive_the_session_that_they_were_typed_in(
-    open_tab: Page, page_at: str, folder: Path
+    open_tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     await open_tab.goto(page_at)
     for door in ("edit", "status"):
         await open_tab.route(f"**/{door}", lambda route: route.fulfill(status=401, body="{}"))
@@ -270,13 +272,13 @@ async def test_words_outlive_the_session_that_they_were_typed_in(
     await expect(open_tab.locator("#say")).to_have_text("Saved.")
 
     await expect(login).to_be_hidden()
-    assert (folder / "bad 0.txt").read_text() == "Not lost."
+    assert (pictures / "bad 0.txt").read_text() == "Not lost."
 
 
 async def test_who_has_typed_nothing_is_led_to_the_login(
-    open_tab: Page, page_at: str, folder: Path
+    open_tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     await open_tab.goto(page_at)
     await open_tab.route("**/login**", lambda route: route.fulfill(status=200, body="log in"))
     await open_tab.route("**/view?**", lambda route: route.fulfill(status=401, body="{}"))
@@ -286,9 +288,9 @@ async def test_who_has_typed_nothing_is_led_to_the_login(
 
 
 async def test_after_a_search_the_grid_lies_beside_the_detail(
-    tab: Page, page_at: str, folder: Path
+    tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder, good=12)
+    make_job(pictures, good=12)
     await tab.goto(page_at)
     await tab.get_by_label("Search").fill("good")
     await expect(tab.locator("#count")).to_have_text("12 captions")
@@ -301,9 +303,9 @@ async def test_after_a_search_the_grid_lies_beside_the_detail(
 
 
 async def test_on_a_phone_back_closes_the_caption_and_then_leaves(
-    browser: Browser, page_at: str, folder: Path
+    browser: Browser, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     phone = await browser.new_context(viewport=PHONE, has_touch=True, is_mobile=True)
     page = await phone.new_page()
     await page.goto(page_at.removesuffix("/review"))
@@ -318,7 +320,7 @@ async def test_on_a_phone_back_closes_the_caption_and_then_leaves(
     await page.get_by_role("option", name="bad 0.png").tap()
     await page.get_by_role("button", name="Back").tap()
     await expect(page.locator("#detail")).to_be_hidden()
-    assert (folder / "bad 0.txt").read_text() == "From a phone."
+    assert (pictures / "bad 0.txt").read_text() == "From a phone."
     await page.go_back()
     await expect(page).to_have_title("Studio · joycap")
     await phone.close()
@@ -326,13 +328,13 @@ async def test_on_a_phone_back_closes_the_caption_and_then_leaves(
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 async def test_very_long_names_and_texts_leave_the_controls_in_sight(
-    tab: Page, page_at: str, folder: Path, size: ViewportSize
+    tab: Page, page_at: str, pictures: Path, size: ViewportSize
 ) -> None:
     name = "a_very_long_name_that_never_ends_" * 6 + ".png"
-    picture(folder / name)
-    settings = job_of(folder, [name])
-    write_journal(folder, [glitched(name, settings, caption="x" * 2000, why="y" * 2000)])
-    (folder / name).with_suffix(".txt").write_text("z" * 2000)
+    picture(pictures / name)
+    settings = job_of(pictures, [name])
+    write_journal(pictures, [glitched(name, settings, caption="x" * 2000, why="y" * 2000)])
+    (pictures / name).with_suffix(".txt").write_text("z" * 2000)
     await tab.set_viewport_size(size)
     await tab.goto(page_at)
     await tab.locator(".tile").click()
@@ -345,9 +347,9 @@ async def test_very_long_names_and_texts_leave_the_controls_in_sight(
 
 
 async def test_a_search_that_finds_nothing_leads_back_to_all(
-    tab: Page, page_at: str, folder: Path
+    tab: Page, page_at: str, pictures: Path
 ) -> None:
-    make_job(folder)
+    make_job(pictures)
     await tab.goto(f"{page_at}?outcome=glitched&text=nothing+like+it")
     await expect(tab.locator("#empty")).to_contain_text("No caption is like that.")
     await tab.get_by_role("button", name="Show all captions").click()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import zipfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,24 +11,12 @@ from gateway.conftest import CAPTION, Upstream
 from playwright.async_api import Page, expect
 
 from joycap_vllm import build_prompt
-from pages.studios import LOOP, card, choose, drop, picture, served, unfold
+from pages.studios import LOOP, card, choose, drop, picture, unfold
 
-
-@pytest.fixture
-async def upstream() -> Upstream:
-    return Upstream()
-
-
-@pytest.fixture
-async def studio(upstream: Upstream) -> AsyncIterator[str]:
-    async with served(upstream) as url:
-        yield url
-
-
-@pytest.fixture
-def tab(studio: str, tab: Page) -> Page:  # the gateway must outlive it
-    """A tab that must log no error, on a gateway that is there until it is closed."""
-    return tab
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),  # the browser's
+    pytest.mark.usefixtures("studio"),  # first of all, so that it outlives the tab
+]
 
 
 async def test_a_dropped_picture_is_captioned(tab: Page, studio: str) -> None:

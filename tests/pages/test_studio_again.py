@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from gateway.conftest import CAPTION, Upstream
 from playwright.async_api import Dialog, Page, expect
 
-from pages.studios import LOOP, choose, picture, served
+from pages.studios import LOOP, choose, picture
 
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),  # the browser's
+    pytest.mark.usefixtures("studio"),  # first of all, so that it outlives the tab
+]
 OTHER = "A blue square stands on the left of a wide green field."
-
-
-@pytest.fixture
-async def upstream() -> Upstream:
-    return Upstream()
-
-
-@pytest.fixture
-async def studio(upstream: Upstream) -> AsyncIterator[str]:
-    async with served(upstream) as url:
-        yield url
-
-
-@pytest.fixture
-def tab(studio: str, tab: Page) -> Page:  # the gateway must outlive it
-    """A tab that must log no error, on a gateway that is there until it is closed."""
-    return tab
 
 
 async def captioned(tab: Page, studio: str) -> None:

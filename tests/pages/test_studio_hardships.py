@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from importlib.resources import files
 
 import pytest
-from gateway.conftest import CAPTION, Upstream, serving
+from gateway.conftest import CAPTION, Upstream
 from playwright.async_api import FilePayload, Page, expect
 
 from joycap_vllm import Captioner, CaptionerOptions
 from joycap_vllm.fleet import FleetOptions
 from joycap_vllm.gateway.app import make_app
 from joycap_vllm.gateway.context import Context
-from pages.conftest import DESKTOP, PHONE
-from pages.studios import LOOP, card, choose, picture, served, unfold
+from pages.conftest import DESKTOP, PHONE, shared
+from pages.studios import LOOP, card, choose, picture, unfold
 
+from prompt_server import serving_app
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),  # the browser's
+    pytest.mark.usefixtures("studio"),  # first of all, so that it outlives the tab
+]
 AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
-
-
-@pytest.fixture
-async def upstream() -> Upstream:
-    return Upstream()
-
-
-@pytest.fixture
-async def studio(upstream: Upstream) -> AsyncIterator[str]:
-    async with served(upstream) as url:
-        yield url
-
-
-@pytest.fixture
-def tab(studio: str, tab: Page) -> Page:  # the gateway must outlive it
-    """A tab that must log no error, on a gateway that is there until it is closed."""
-    return tab
 
 
 async def test_a_glitch_that_stays_is_shown_but_not_downloaded(
@@ -109,10 +97,10 @@ async def test_a_server_that_refuses_or_a_gateway_that_is_gone_is_said(
 ) -> None:
     options = CaptionerOptions(workers=1, check=False, fleet=FleetOptions(4, patience=0.3))
     async with (
-        serving(upstream.app) as url,
+        serving_app(upstream.app) as url,
         Captioner(f"{url}/v1", options=options) as captioner,
     ):
-        async with serving(make_app(Context(captioner))) as gateway:
+        async with serving_app(make_app(Context(captioner))) as gateway:
             await open_tab.goto(gateway)
             upstream.script += [400]
             await choose(open_tab, picture("refused.png"))
@@ -138,7 +126,7 @@ async def test_a_full_gateway_is_asked_again_when_it_says(tab_full: Page, studio
     await expect(tab_full.locator(".text")).to_have_text(CAPTION)
 
 
-@pytest.fixture
+@shared
 async def tab_full(open_tab: Page) -> Page:
     """A tab whose first caption request meets a full gateway."""
     left = [1]

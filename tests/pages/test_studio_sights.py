@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
-from gateway.conftest import Upstream
 from playwright.async_api import Page, ViewportSize, expect
 
-from pages.studios import served, unfold
+from pages.studios import unfold
 
 from .conftest import DESKTOP, PHONE
 
@@ -21,17 +18,10 @@ _ROOM_LEFT = """select => {
 }"""
 _ARROW = 16  # pixels at the right of a select
 
-
-@pytest.fixture
-async def studio() -> AsyncIterator[str]:
-    async with served(Upstream()) as url:
-        yield url
-
-
-@pytest.fixture
-def tab(studio: str, tab: Page) -> Page:  # the gateway must outlive it
-    """A tab that must log no error, on a gateway that is there until it is closed."""
-    return tab
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),  # the browser's
+    pytest.mark.usefixtures("studio"),  # first of all, so that it outlives the tab
+]
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])

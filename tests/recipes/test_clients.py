@@ -14,9 +14,11 @@ from .asking import CLIENTS, COLOR, HERE, asked_by, is_caption, judging_gateway
 from .reading import Row, block
 from fault_server import FaultServer
 
+pytestmark = pytest.mark.xdist_group("readme_gateway")  # these clients take seconds to import
+
 
 @pytest.fixture(scope="session")
-def gateway() -> Iterator[str]:
+def readme_gateway() -> Iterator[str]:
     with judging_gateway() as url:
         yield url
 
@@ -36,9 +38,9 @@ def dog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("row", CLIENTS, ids=lambda row: row.tool)
 def test_a_client_gets_a_judged_caption_through_the_gateway(
-    row: Row, gateway: str, dog: Path
+    row: Row, readme_gateway: str, dog: Path
 ) -> None:
-    assert is_caption(asked_by(row, gateway, "joycaption"))
+    assert is_caption(asked_by(row, readme_gateway, "joycaption"))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -49,9 +51,11 @@ def test_a_client_reaches_a_server_without_a_gateway(
     assert is_caption(asked_by(row, server.url, "fault"))
 
 
-def test_curl_gets_a_judged_caption_of_a_picture_of_any_size(gateway: str, dog: Path) -> None:
-    script = block("sh").replace(HERE, gateway)
-    assert gateway in script
+def test_curl_gets_a_judged_caption_of_a_picture_of_any_size(
+    readme_gateway: str, dog: Path
+) -> None:
+    script = block("sh").replace(HERE, readme_gateway)
+    assert readme_gateway in script
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script], capture_output=True, check=True, timeout=50
     )

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import json
 import logging
+import math
 import socket
 import threading
 import time
@@ -31,14 +32,26 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @dataclass
 class Server:
-    """Describes each picture; counts requests in flight, and gives a file to those who ask."""
+    """Describes each picture; counts requests in flight, and gives a file to those who ask.
+
+    Once there have been more than `stops_after` requests it holds them until `go_on`.
+    """
 
     glitchy: bool = False
+    stops_after: float = math.inf
     file: bytes = b""
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     in_flight: int = 0
     most: int = 0
+    held: int = 0
+    _go_on: asyncio.Event = field(default_factory=asyncio.Event)
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def go_on(self) -> None:
+        """Answers again; for other threads."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._go_on.set)
 
     async def __call__(
         self,
@@ -52,10 +65,14 @@ class Server:
             while more:
                 message = await receive()
                 body, more = body + message["body"], message.get("more_body", False)
+            self._loop = asyncio.get_running_loop()
             self.bodies.append(json.loads(body))
             self.in_flight += 1
             self.most = max(self.most, self.in_flight)
             await asyncio.sleep(0.05)
+            if len(self.bodies) > self.stops_after:
+                self.held += 1
+                await self._go_on.wait()
             self.in_flight -= 1
             text = "again " * 90 if self.glitchy else "A plain square in one colour."
             answer = {

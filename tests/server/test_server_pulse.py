@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import socket
 import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import uvicorn
 from server_help import fake_plan
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -23,6 +21,7 @@ from joycap_vllm.server import State, engine
 from joycap_vllm.server.pulse import Pulse, until_hung
 
 from fault_server import serving
+from prompt_server import serving_app
 
 QUICK = Pulse(every=0.02, deaf=3, patience=0.3)
 
@@ -45,18 +44,8 @@ async def vllm(seconds: float, moves: bool = False) -> AsyncIterator[tuple[str, 
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/metrics", metrics),
     ]
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        Starlette(routes=routes), log_level="critical", timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1", asked
-    finally:
-        server.should_exit = True
-        await task
-        listener.close()
+    async with serving_app(Starlette(routes=routes)) as url:
+        yield f"{url}/v1", asked
 
 
 async def test_an_engine_that_writes_nothing_any_more_is_told_of() -> None:
@@ -95,7 +84,8 @@ async def test_an_engine_whose_counts_move_is_asked_nothing() -> None:
 
 @pytest.mark.parametrize("flags", [(), ("--ignore-term",)])
 async def test_a_server_that_hangs_is_started_again(tmp_path: Path, flags: tuple[str, ...]) -> None:
-    plan = replace(fake_plan(tmp_path, *flags), pause=0.01, pulse=replace(QUICK, every=0.2, deaf=1))
+    pulse = replace(QUICK, every=0.2, deaf=1, look=1)
+    plan = replace(fake_plan(tmp_path, *flags, grace=0.5), pause=0.01, pulse=pulse)
 
     async with engine(plan, on_line=lambda _: None) as servers:
         (tender,) = servers.tenders

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import io
 import os
 import tarfile
@@ -12,7 +13,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_iterator
 
 from joycap_vllm.errors import ImageError, UsageError
 from joycap_vllm.sources import TarShards, WebRules, open_shard, open_source, shard_key
@@ -21,6 +21,12 @@ from joycap_vllm.sources.braces import expanded
 from .helping import Web, images, keys, picture
 
 RED = picture("red")
+
+
+@pytest.fixture(scope="module")
+def webdataset() -> Any:
+    """What webdataset reads shards by; it imports torch, so that only its tests do."""
+    return importlib.import_module("webdataset.tariterators")
 
 
 def tar_bytes(*members: tuple[str, bytes], **options: Any) -> bytes:
@@ -72,14 +78,15 @@ def test_a_plain_shard_is_read_in_place_and_a_packed_one_sample_by_sample(
         first.read(most=1000)
 
 
-def test_samples_are_those_of_webdataset(tmp_path: Path) -> None:
+def test_samples_are_those_of_webdataset(tmp_path: Path, webdataset: Any) -> None:
     members = [
         ("x/a.b/c.jpg", b"1"), ("x/a.b/c.d.json", b"{}"), ("x/d.jpg", b"2"), ("./e.jpg", b"3"),
         ("f.tar.jpg", b"4"), ("g", b"5"), ("ü ä.jpg", b"6"),
     ]  # fmt: skip
     path = shard(tmp_path / "a.tar", *members)
     with path.open("rb") as stream:
-        theirs = list(group_by_keys({**m, "__url__": ""} for m in tar_file_iterator(stream)))
+        files = ({**m, "__url__": ""} for m in webdataset.tar_file_iterator(stream))
+        theirs = list(webdataset.group_by_keys(files))
     expected = [f"a.tar/{sample['__key__'].removeprefix('./')}" for sample in theirs]
 
     assert keys(path) == expected
@@ -209,10 +216,10 @@ names = st.lists(
 ).map("".join)  # fmt: skip
 
 
-@given(names)
-def test_any_member_has_a_key_as_webdataset_finds_it(name: str) -> None:
+@given(name=names)
+def test_any_member_has_a_key_as_webdataset_finds_it(webdataset: Any, name: str) -> None:
     key, extension = shard_key("s.tar", name)
-    base, rest = base_plus_ext(name.removeprefix("./"))
+    base, rest = webdataset.base_plus_ext(name.removeprefix("./"))
 
     assert key.startswith("s.tar/")
     if extension and rest is not None:  # theirs finds none after a line break

@@ -23,9 +23,10 @@ from joycap_vllm.sources import open_source
 from .helping import images, keys, picture
 
 RED = picture("red")
+pytestmark = pytest.mark.xdist_group("s3")  # fsspec keeps the server's first address
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     moto = pytest.importorskip("moto.server")
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
