@@ -139,9 +139,7 @@ class FaultServer:
         self._loop.close()
 
     async def _shut(self) -> None:
-        self._server.close()
-        for _ in range(5):  # who has just been let in gets a handler, which knows its connection
-            await asyncio.sleep(0)
+        await let_in_no_more(self._server)
         for writer in self._connections:
             writer.transport.abort()
         rest = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
@@ -235,6 +233,19 @@ class FaultServer:
             "usage": {"prompt_tokens": 800, "completion_tokens": len(reaction.text.split())},
         }
         await _send(writer, 200, answer, half=reaction.half)
+
+
+async def let_in_no_more(server: asyncio.Server) -> None:
+    """Closes a server once each connection that it has accepted has its handler.
+
+    asyncio drops the socket of one that was accepted in the step in which its server is closed.
+    """
+    loop = asyncio.get_running_loop()
+    for listener in server.sockets:
+        loop.remove_reader(listener.fileno())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    server.close()
 
 
 async def _send(

@@ -10,6 +10,8 @@ from typing import Any
 
 import uvicorn
 
+from fault_server import let_in_no_more
+
 _GRACE = 1.0  # seconds for what is in flight at the end
 
 
@@ -32,10 +34,10 @@ class PromptServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's own, in no more time than it takes."""
-        for listener in (*self.servers, *(sockets or ())):
+        for server in self.servers:
+            await let_in_no_more(server)
+        for listener in sockets or ():
             listener.close()
-        for _ in range(3):
-            await asyncio.sleep(0)  # what was accepted just now becomes a connection that is closed
         for connection in list(self.server_state.connections):
             connection.shutdown()
         with contextlib.suppress(TimeoutError):
