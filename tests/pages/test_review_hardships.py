@@ -19,7 +19,7 @@ from gateway.reviewing import (
     row,
     write_journal,
 )
-from playwright.async_api import Browser, Page, Route, ViewportSize, expect
+from playwright.async_api import Browser, Locator, Page, Route, ViewportSize, expect
 
 from joycap_vllm.job.journal import Journal
 
@@ -40,14 +40,19 @@ class Held:
         await route.continue_()
 
 
+async def holding(tab: Page, page_at: str, door: str) -> tuple[Held, Locator]:
+    """Opens Review where all requests to a door are held; with the box of the caption."""
+    held = Held()
+    await tab.route(f"**/{door}", held)
+    await tab.goto(page_at)
+    return held, tab.get_by_label("Caption", exact=True)
+
+
 async def test_words_typed_while_others_are_saved_stay_and_are_saved_too(
     tab: Page, page_at: str, pictures: Path
 ) -> None:
     make_job(pictures)
-    held = Held()
-    await tab.route("**/edit", held)
-    await tab.goto(page_at)
-    caption = tab.get_by_label("Caption", exact=True)
+    held, caption = await holding(tab, page_at, "edit")
     await caption.fill("First.")
     await tab.get_by_role("button", name="Save").click()
     await held.arrived.wait()
@@ -66,10 +71,7 @@ async def test_words_typed_while_others_are_saved_stay_though_nobody_saves_them(
     tab: Page, page_at: str, pictures: Path
 ) -> None:
     make_job(pictures)
-    held = Held()
-    await tab.route("**/edit", held)
-    await tab.goto(page_at)
-    caption = tab.get_by_label("Caption", exact=True)
+    held, caption = await holding(tab, page_at, "edit")
     await caption.fill("First.")
     await tab.get_by_role("button", name="Save").click()
     await held.arrived.wait()
@@ -106,10 +108,7 @@ async def test_an_answer_kept_while_words_were_typed_loses_neither(
     tab: Page, page_at: str, pictures: Path
 ) -> None:
     make_job(pictures)
-    held = Held()
-    await tab.route("**/again", held)
-    await tab.goto(page_at)
-    caption = tab.get_by_label("Caption", exact=True)
+    held, caption = await holding(tab, page_at, "again")
     await tab.get_by_role("button", name="Ask").click()
     await held.arrived.wait()
     await caption.fill("My own words.")
@@ -214,10 +213,7 @@ async def test_keys_right_after_a_save_are_no_words_of_the_caption(
     tab: Page, page_at: str, pictures: Path
 ) -> None:
     make_job(pictures)
-    held = Held()
-    await tab.route("**/edit", held)
-    await tab.goto(page_at)
-    caption = tab.get_by_label("Caption", exact=True)
+    held, caption = await holding(tab, page_at, "edit")
     await expect(caption).to_have_value(LOOP)
     await tab.keyboard.press("e")
     await caption.fill("Typed by hand.")
